@@ -1,3 +1,60 @@
 """Make a language model stop reciting given texts, by a removable LoRA adapter, and prove it sequence by sequence."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapter_unlearn.data import load_sequences
+    from adapter_unlearn.errors import InputError, ModelError, OutputError, RecipeError, UserError
+    from adapter_unlearn.evaluation.report import Report
+    from adapter_unlearn.models import load_base
+    from adapter_unlearn.pipeline import evaluate, unlearn
+    from adapter_unlearn.recipe import Recipe, load_recipe
+    from adapter_unlearn.scoring import score
+
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "InputError",
+    "ModelError",
+    "OutputError",
+    "Recipe",
+    "RecipeError",
+    "Report",
+    "UserError",
+    "evaluate",
+    "load_base",
+    "load_recipe",
+    "load_sequences",
+    "score",
+    "unlearn",
+]
+
+# `import adapter_unlearn` must stay light: torch is loaded with the first name that needs it.
+_ROOMS = {
+    "InputError": "errors",
+    "ModelError": "errors",
+    "OutputError": "errors",
+    "Recipe": "recipe",
+    "RecipeError": "errors",
+    "Report": "evaluation.report",
+    "UserError": "errors",
+    "evaluate": "pipeline",
+    "load_base": "models",
+    "load_recipe": "recipe",
+    "load_sequences": "data",
+    "score": "scoring",
+    "unlearn": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

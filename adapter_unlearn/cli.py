@@ -1,0 +1,238 @@
+"""The verbs: parse, call, print one line when a user erred. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+
+import adapter_unlearn
+from adapter_unlearn import recipe, shipped
+from adapter_unlearn.errors import RecipeError, UserError
+
+PROGRAM = "adapter-unlearn"
+METRIC_HELP = "rows of the metrics table, one number a sequence each"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One word of the command line."""
+
+    help: str
+    add_arguments: Callable[[jsonargparse.ArgumentParser], None]
+    run: Callable[[Any], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code: 0, or 2 after one line that says what the user can mend."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        _dispatch(words, debug)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if debug or type(error).__name__ != "OutOfMemoryError":
+            raise
+        mend = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
+        print(f"{PROGRAM}: error: out of memory on the accelerator; {mend}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _dispatch(words: list[str], debug: bool) -> None:
+    if words[:1] == ["--version"]:
+        print(adapter_unlearn.__version__)
+        return
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    name, rest = words[0], words[1:]
+    if name not in VERBS:
+        raise RecipeError(f"unknown verb {name!r}; choose from {', '.join(VERBS)}")
+    verb = VERBS[name]
+    parser = jsonargparse.ArgumentParser(
+        prog=f"{PROGRAM} {name}", description=verb.help, exit_on_error=False, add_help=True
+    )
+    verb.add_arguments(parser)
+    if rest and rest[0] in ("-h", "--help"):
+        parser.print_help()
+        return
+    _settle(debug)
+    verb.run((parser, rest))
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  {name:10} {verb.help}" for name, verb in VERBS.items())
+    return (
+        f"usage: {PROGRAM} VERB [flags]\n\n{adapter_unlearn.__doc__}\n\nverbs:\n{verbs}\n\n"
+        f"`{PROGRAM} VERB --help` lists a verb's flags; --debug shows tracebacks; --version the version."
+    )
+
+
+def _settle(debug: bool) -> None:
+    """Our own messages on stderr; the libraries' chatter only with --debug."""
+    logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING)
+    logging.getLogger("adapter_unlearn").setLevel(logging.INFO)
+    if debug:
+        return
+    warnings.simplefilter("ignore")
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _parse(call: tuple[jsonargparse.ArgumentParser, list[str]]) -> dict[str, Any]:
+    parser, words = call
+    try:
+        return dict(vars(parser.parse_args(words)))
+    except jsonargparse.ArgumentError as error:
+        raise RecipeError(recipe.one_line(str(error)).replace("recipe key ", "--").replace("recipe: ", "")) from error
+
+
+def _add_output(parser: jsonargparse.ArgumentParser, default: str | None = None) -> None:
+    parser.add_argument("--output_dir", type=str, default=default, help="folder to write; must not hold anything")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that stands there")
+
+
+def _add_model(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=str, required=True, help="folder or hub id of the base; embedded:model is shipped"
+    )
+    parser.add_argument(
+        "--forget", nargs="+", required=True, help="the texts: jsonl, csv, parquet, txt, npy, or a hub id"
+    )
+    parser.add_argument("--quantization", choices=["nf4", "int8", "none"], default="nf4")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument("--max_tokens", type=int, default=200, help="longer texts become windows")
+    parser.add_argument("--prefix_tokens", type=int, default=50, help="tokens given before the rest must be recited")
+    parser.add_argument("--batch_size", type=int, default=16, help="sequences in one forward")
+
+
+def _add_demo(parser: jsonargparse.ArgumentParser) -> None:
+    _add_output(parser, default="runs/demo")
+
+
+def _demo(call: Any) -> None:
+    given = _parse(call)
+    run = recipe.load_recipe(shipped.path("tiny-cpu/sga.yaml"), ["--output_dir", given["output_dir"]])
+    _unlearn_and_show(run, given["overwrite"], demo=True)
+
+
+def _add_unlearn(parser: jsonargparse.ArgumentParser) -> None:
+    recipe.add_recipe_arguments(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in output_dir")
+
+
+def _unlearn(call: Any) -> None:
+    parser, words = call
+    for flag, value in zip(words, words[1:]):
+        if flag == "--config":
+            recipe.existing_recipe(value)
+    overwrite = "--overwrite" in words
+    _unlearn_and_show(recipe.parse_recipe(parser, words), overwrite, demo=False)
+
+
+def _unlearn_and_show(run: recipe.Recipe, overwrite: bool, demo: bool) -> None:
+    from accelerate import PartialState
+
+    from adapter_unlearn import pipeline
+    from adapter_unlearn.reporting import terminal
+
+    folder = pipeline.unlearn(run, overwrite=overwrite)
+    if PartialState().is_main_process:
+        terminal.show_run(folder, demo=demo)
+
+
+def _add_score(parser: jsonargparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--adapter", nargs="+", default=[], help="adapter folders, stacked")
+    parser.add_argument("--metrics", nargs="+", default=None, help=METRIC_HELP)
+    _add_output(parser)
+
+
+def _score(call: Any) -> None:
+    given = _parse(call)
+    from accelerate import PartialState
+
+    from adapter_unlearn import pipeline
+    from adapter_unlearn.reporting import terminal
+
+    if given["metrics"] is None:
+        del given["metrics"]
+    frame = pipeline.score_files(**given)
+    if PartialState().is_main_process:
+        terminal.show_scores(frame)
+
+
+def _add_evaluate(parser: jsonargparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--adapter", nargs="+", required=True, help="adapter folders; several act together")
+    for name, what in [
+        ("reference", "unseen texts of the forget set's kind: bounds come from them"),
+        ("retain", "texts whose behaviour should stay"),
+        ("validation", "general unseen text"),
+        ("holdout", "general unseen text"),
+    ]:
+        parser.add_argument(f"--{name}", nargs="+", default=None, help=what)
+    parser.add_argument("--forms", nargs="+", choices=["stacked"], default=["stacked"], help="beside the base")
+    parser.add_argument("--metrics", nargs="+", default=[], help=METRIC_HELP)
+    parser.add_argument("--bounds", choices=["reference", "paper"], default="reference")
+    _add_output(parser)
+
+
+def _evaluate(call: Any) -> None:
+    given = _parse(call)
+    from accelerate import PartialState
+
+    from adapter_unlearn import pipeline
+    from adapter_unlearn.reporting import terminal
+
+    found = pipeline.evaluate(**given)
+    if PartialState().is_main_process:
+        terminal.show_report(found.sequences, found.reference, found.summary)
+
+
+def _add_recipes(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["list", "copy"], help="list the shipped recipes, or copy one to a file")
+    parser.add_argument("name", nargs="?", default=None, help="a recipe's name, as listed")
+    parser.add_argument("file", nargs="?", default=None, help="where to copy it")
+
+
+def _recipes(call: Any) -> None:
+    given = _parse(call)
+    if given["action"] == "list":
+        for name, summary in shipped.listing():
+            print(f"{name:32} {summary}")
+        return
+    if given["name"] is None or given["file"] is None:
+        raise RecipeError(f"recipes copy needs a name and a file: {PROGRAM} recipes copy tiny-cpu/sga.yaml my.yaml")
+    shipped.copy(given["name"], Path(given["file"]))
+    print(f"copied {given['name']} to {given['file']}")
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("unlearn the embedded default: the whole job in three minutes", _add_demo, _demo),
+    "score": Verb("measure how far each text of a file is memorized", _add_score, _score),
+    "unlearn": Verb("train an unlearning adapter by a recipe, and prove it", _add_unlearn, _unlearn),
+    "evaluate": Verb("measure a base with adapters on it, side by side", _add_evaluate, _evaluate),
+    "recipes": Verb("list the shipped recipes, or copy one", _add_recipes, _recipes),
+}

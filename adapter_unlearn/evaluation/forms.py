@@ -1,0 +1,87 @@
+"""Measure a model in the forms in which it may be deployed: its base, and with adapters stacked on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from adapter_unlearn import models, scoring
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from accelerate import Accelerator
+    from datasets import Dataset
+
+NEEDED = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
+"""What every summary holds; further metrics are columns beside them."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets of a run, as data.load_sequences gives them; only the forget set must be there."""
+
+    forget: Dataset
+    retain: Dataset | None = None
+    reference: Dataset | None = None
+    validation: Dataset | None = None
+    holdout: Dataset | None = None
+
+    def given(self) -> dict[str, Dataset]:
+        """Name -> set, without those that are not given."""
+        pairs = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return {name: sequences for name, sequences in pairs if sequences is not None}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One form, measured.
+
+    Attributes:
+        form: base, stacked, …
+        forget: the forget set's scores, a row a sequence.
+        reference: the same for the reference set, or None.
+        perplexities: name of a set -> its perplexity, over the whole set.
+    """
+
+    form: str
+    forget: pd.DataFrame
+    reference: pd.DataFrame | None
+    perplexities: dict[str, float]
+
+
+def measure(
+    model: torch.nn.Module,
+    form: str,
+    adapters: Sequence[str],
+    sets: Sets,
+    metrics: Sequence[str] = NEEDED,
+    batch_size: int = 16,
+    accelerator: Accelerator | None = None,
+) -> Measurement:
+    """Score every set with exactly these adapters active.
+
+    Args:
+        model: a base model, or one with adapters on it.
+        form: its name in the report.
+        adapters: names of adapters on the model; none is the base.
+        sets: what to score.
+        metrics: rows of the metrics table, beside NEEDED.
+        batch_size: sequences in one forward.
+        accelerator: shares the work among processes.
+    """
+    wanted = list(dict.fromkeys([*NEEDED, *metrics]))
+    with models.active(model, adapters):
+        frames = {
+            name: scoring.score(
+                model, sequences, wanted if name in ("forget", "reference") else ("loss",), batch_size, accelerator
+            )
+            for name, sequences in sets.given().items()
+        }
+    perplexities = {
+        name: scoring.perplexity(frames[name], sequences)
+        for name, sequences in sets.given().items()
+        if name != "forget"
+    }
+    return Measurement(form, frames["forget"], frames.get("reference"), perplexities)

@@ -1,0 +1,101 @@
+"""From measurements of single sequences to a report: the rows of all forms, and aggregates a form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from adapter_unlearn.memorization import outliers
+from adapter_unlearn.memorization.outliers import PAPER, Bounds
+
+if TYPE_CHECKING:
+    from adapter_unlearn.evaluation.forms import Measurement, Sets
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        sequences: the forget set, one row a (sequence, form); the columns of `score`, and form.
+        reference: the same for the reference set; empty without one.
+        summary: {"forms": {form: aggregates}}, as in summary.json.
+    """
+
+    sequences: pd.DataFrame
+    reference: pd.DataFrame
+    summary: dict[str, Any]
+
+
+def bounds_of(kind: str, base: Measurement) -> Bounds:
+    """The bounds a run decides by: the reference set's under the base, or the paper's where there is no such set."""
+    if kind == "paper" or base.reference is None:
+        return PAPER
+    return outliers.reference_bounds(base.reference["memorization_accuracy"].to_numpy(dtype=float))
+
+
+def report(measurements: Sequence[Measurement], sets: Sets, bounds: Bounds) -> Report:
+    """Put measurements side by side.
+
+    Args:
+        measurements: the base first: what is new is new against it.
+        sets: the sets that were measured.
+        bounds: what makes an outlier.
+    """
+    base = measurements[0]
+    documents = sets.forget["document"]
+    return Report(
+        sequences=_side_by_side([(m.form, m.forget) for m in measurements]),
+        reference=_side_by_side([(m.form, m.reference) for m in measurements if m.reference is not None]),
+        summary={"forms": {m.form: _aggregates(m, base, list(documents), bounds) for m in measurements}},
+    )
+
+
+def _side_by_side(frames: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    columns = ["id", "form", "n_tokens", *(frames[0][1].columns[2:] if frames else [])]
+    parts = [frame.assign(form=form)[columns] for form, frame in frames]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _aggregates(m: Measurement, base: Measurement, documents: list[str], bounds: Bounds) -> dict[str, Any]:
+    accuracy = m.forget["memorization_accuracy"].to_numpy(dtype=float)
+    before = base.forget["memorization_accuracy"].to_numpy(dtype=float)
+    extractable = m.forget["extractable"]
+    found: dict[str, Any] = {
+        "n_sequences": len(m.forget),
+        "n_documents": len(set(documents)),
+        "memorization_accuracy_mean": float(np.nanmean(accuracy)),
+        "memorization_accuracy_max": float(np.nanmax(accuracy)),
+        "longest_verbatim_run_max": int(m.forget["longest_verbatim_run"].max()),
+        "extractable": int(extractable.sum()),
+        "extractable_documents": int(extractable.groupby(documents).max().sum()),
+        "extractable_50": int(m.forget["extractable_50"].sum()),
+        "loss_mean": float(m.forget["loss"].mean()),
+        "bounds": {"kind": bounds.kind, "low": bounds.low, "high": bounds.high},
+        "paper_bounds": {"low": PAPER.low, "high": PAPER.high} | outliers.count(accuracy, before, PAPER),
+    }
+    found |= outliers.count(accuracy, before, bounds)
+    if m.reference is not None:
+        found |= _against(m.forget, m.reference)
+    return found | {f"{name}_perplexity": value for name, value in m.perplexities.items()}
+
+
+def _against(forget: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
+    """The never-seen sequences, and whether the forget set can be told from them; 0.5 is a coin."""
+    unseen = reference["memorization_accuracy"].to_numpy(dtype=float)
+    return {
+        "reference_memorization_accuracy_mean": float(np.nanmean(unseen)),
+        "reference_memorization_accuracy_max": float(np.nanmax(unseen)),
+        "reference_longest_verbatim_run_max": int(reference["longest_verbatim_run"].max()),
+        "reference_extractable": int(reference["extractable"].sum()),
+        "membership_auc_memorization_accuracy": outliers.auc(
+            forget["memorization_accuracy"].to_numpy(dtype=float), unseen
+        ),
+        "membership_auc_loss": outliers.auc(
+            -forget["loss"].to_numpy(dtype=float), -reference["loss"].to_numpy(dtype=float)
+        ),
+    }

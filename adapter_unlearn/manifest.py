@@ -1,0 +1,111 @@
+"""What a run was made from, what it cost and how it ended: the content of unlearning.json. Ids and counts, no text."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import adapter_unlearn
+from adapter_unlearn import assets, run_folder
+
+if TYPE_CHECKING:
+    from adapter_unlearn.evaluation.forms import Sets
+    from adapter_unlearn.memorization.outliers import Bounds
+    from adapter_unlearn.recipe import Model, Recipe
+    from adapter_unlearn.unlearning.loop import Outcome
+    from adapter_unlearn.unlearning.stopping import Goal
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets")
+
+
+def of_run(
+    run: Recipe,
+    sets: Sets,
+    notes: list[str],
+    outcome: Outcome,
+    goal: Goal,
+    bounds: Bounds,
+    model: Any,
+    seconds: float,
+) -> dict[str, Any]:
+    """The manifest of an unlearning run."""
+    kept = outcome.log[outcome.kept_epoch] if outcome.kept_epoch < len(outcome.log) else outcome.log[-1]
+    return _common(run, sets, notes, bounds, model) | {
+        "method": run.method,
+        "adapter": asdict(run.adapter) | {"parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)},
+        "seed": run.seed,
+        "goal": asdict(goal),
+        "outcome": {
+            "stopped_because": outcome.stopped_because,
+            "goal_reached": outcome.goal_reached,
+            "kept_epoch": outcome.kept_epoch,
+            "validation_perplexity": kept["validation_perplexity"],
+        },
+        "cost": {
+            "seconds": round(seconds, 1),
+            "epochs": outcome.log[-1]["epoch"],
+            "sequences_ascended": outcome.sequences_ascended,
+            "peak_memory_bytes": _peak_memory(),
+        },
+    }
+
+
+def of_evaluation(
+    run: Recipe, sets: Sets, notes: list[str], bounds: Bounds, adapters: Sequence[str | Path], model: Any
+) -> dict[str, Any]:
+    """The manifest of an evaluation of finished adapters."""
+    return _common(run, sets, notes, bounds, model) | {
+        "adapters": [{"path": str(path), "fingerprint": run_folder.fingerprint(path)} for path in adapters]
+    }
+
+
+def _common(run: Recipe, sets: Sets, notes: list[str], bounds: Bounds, model: Any) -> dict[str, Any]:
+    counts = {
+        name: {"n_sequences": len(sequences), "n_documents": len(set(sequences["document"]))}
+        for name, sequences in sets.given().items()
+    }
+    return {
+        "package": {"name": "adapter-unlearn", "version": adapter_unlearn.__version__},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "base": base_identity(run.model, model),
+        "bounds": asdict(bounds),
+        "data": counts | {"notes": notes},
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def base_identity(model: Model, loaded: Any) -> dict[str, Any]:
+    """Which base an adapter belongs to: name, revision, and a fingerprint of its weight files."""
+    return {
+        "name": model.name,
+        "revision": getattr(loaded.config, "_commit_hash", None) or model.revision,
+        "fingerprint": run_folder.fingerprint(weights_folder(model.name, model.revision)),
+        "quantization": model.quantization,
+        "dtype": model.dtype,
+        "adapter": model.adapter,
+    }
+
+
+def weights_folder(name: str, revision: str | None) -> Path:
+    """Where a model's weight files lie: its own folder, or the hub's cache."""
+    folder = Path(assets.resolve(name))
+    if folder.is_dir():
+        return folder
+    from transformers.utils import cached_file
+
+    return Path(cached_file(name, "config.json", revision=revision, local_files_only=True)).parent
+
+
+def _peak_memory() -> int:
+    """Most bytes held: of the accelerator where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

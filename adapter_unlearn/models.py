@@ -1,0 +1,277 @@
+"""Load a base model, quantized or not; put adapters on it and take them off.
+
+Nothing here copies the model: with its adapters off a model *is* its base, bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from adapter_unlearn import assets
+from adapter_unlearn.errors import ModelError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Quantization = Literal["nf4", "int8", "none"]
+
+# Where a CPU kernel for 4-bit inference is not installed bitsandbytes says so at import; that is no user's problem.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# It also reports, at every single multiplication, that int8 computes in float16.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+def load_base(
+    name: str,
+    quantization: Quantization = "nf4",
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: str | torch.device | None = None,
+) -> PreTrainedModel:
+    """Load a causal language model for scoring or for training adapters on it.
+
+    Args:
+        name: folder or hub id; `embedded:model` is the tiny one that comes with the package.
+        quantization: nf4 (4 bits, double quantization), int8 or none.
+        dtype: of what is not quantized, and of the computation.
+        revision: hub revision.
+        trust_remote_code: run Python that comes with the model.
+        device: where to; None takes the first accelerator, else the CPU.
+
+    Returns:
+        The model, frozen and in eval mode. Embeddings and output layer keep `dtype`: nothing is upcast.
+
+    Raises:
+        ModelError: no such model, no weights, not a causal language model, remote code needed, or out of memory.
+    """
+    from transformers import AutoModelForCausalLM
+
+    device = torch.device(device if device is not None else _default_device())
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options |= {"dtype": getattr(torch, dtype), "device_map": {"": device}}
+    if quantization != "none":
+        options["quantization_config"] = quantization_config(quantization, dtype)
+    with _loading(name):
+        model = AutoModelForCausalLM.from_pretrained(assets.resolve(name), **options)
+    _keep_canonical_4bit(model)
+    model.config.use_cache = False  # one teacher-forced forward needs no key-value cache
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def quantization_config(quantization: str, dtype: str) -> Any:
+    """The bitsandbytes configuration of `nf4` or `int8`, as transformers takes it."""
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def load_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The model's configuration: cheap, and it fails for a wrong name before texts are read. Raises ModelError."""
+    from transformers import AutoConfig
+
+    with _loading(name):
+        return AutoConfig.from_pretrained(assets.resolve(name), revision=revision, trust_remote_code=trust_remote_code)
+
+
+def load_tokenizer(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer, or None where it has none: token ids can be unlearned without."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            assets.resolve(name), revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def attach(
+    base: PreTrainedModel,
+    r: int = 16,
+    alpha: float = 32.0,
+    dropout: float = 0.0,
+    target_modules: str | list[str] = "all-linear",
+    use_rslora: bool = False,
+    carried: str | Path | None = None,
+) -> PeftModel:
+    """Put a fresh LoRA adapter named `default` on the base; at first it changes nothing (B is zero).
+
+    Args:
+        base: from load_base.
+        r: rank.
+        alpha: numerator of the scaling.
+        dropout: on the adapter's input.
+        target_modules: all-linear, or names.
+        use_rslora: scale by 1/sqrt(r) instead of 1/r.
+        carried: an adapter folder the model already carries; it stays frozen and active beneath.
+
+    Raises:
+        ModelError: a target module does not exist, or `carried` can't be loaded.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=r,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=target_modules,
+        use_rslora=use_rslora,
+    )
+    try:
+        model = get_peft_model(base, config)
+    except ValueError as error:
+        raise ModelError(f"recipe key adapter.target_modules: {_first_sentence(error)}") from error
+    if carried is not None:
+        _load_adapter(model, carried, "carried")
+        model.base_model.set_adapter(["carried", "default"])
+        for parameter_name, parameter in model.named_parameters():
+            parameter.requires_grad_(".default." in parameter_name)
+    return model
+
+
+def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
+    """Put finished adapters on the base, all active at once, frozen.
+
+    Args:
+        base: from load_base.
+        adapters: folders, at least one; they get the names of `adapter_names`.
+
+    Raises:
+        ModelError: a folder holds no PEFT adapter, or one that does not fit this base.
+    """
+    from peft import PeftModel
+
+    names = adapter_names(len(adapters))
+    first = _adapter_folder(adapters[0])
+    with _fitting(first):
+        model = PeftModel.from_pretrained(base, str(first), adapter_name=names[0])
+    for name, folder in zip(names[1:], adapters[1:]):
+        _load_adapter(model, folder, name)
+    model.base_model.set_adapter(names)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def adapter_names(number: int) -> list[str]:
+    """The names under which `stack` loads that many adapters."""
+    return [f"adapter_{i}" for i in range(number)]
+
+
+@contextmanager
+def active(model: Any, names: Sequence[str]) -> Iterator[None]:
+    """Within, exactly these adapters act; with none the model is its base, bit for bit."""
+    if not hasattr(model, "peft_config"):
+        yield
+        return
+    if not names:
+        with model.disable_adapter():
+            yield
+        return
+    before = list(model.active_adapters)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    model.base_model.set_adapter(list(names))
+    try:
+        yield
+    finally:
+        model.base_model.set_adapter(before)
+        for name, parameter in model.named_parameters():  # set_adapter makes what it activates trainable
+            parameter.requires_grad_(name in trained)
+
+
+def train_through(model: PeftModel, gradient_checkpointing: bool) -> None:
+    """Make the model ready for adapter training; with checkpointing, activations are recomputed layer by layer.
+
+    prepare_model_for_kbit_training is not used: it upcasts embeddings and output layer to float32 (2.1 GB at 8B).
+    """
+    if gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _default_device() -> str:
+    from accelerate import PartialState
+
+    return str(PartialState().device)
+
+
+def _keep_canonical_4bit(model: torch.nn.Module) -> None:
+    """On CPUs with AVX-512 BF16, keep bitsandbytes from repacking 4-bit weights at the first inference.
+
+    The packed multiplication has no backward: after one scoring pass, gradients of all but the last adapters would be
+    wrong without a word (measured: by 97 %). It also rounds the quantization constants, so the base would no longer be
+    the base bit for bit.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _load_adapter(model: PeftModel, folder: str | Path, name: str) -> None:
+    path = _adapter_folder(folder)
+    with _fitting(path):
+        model.load_adapter(str(path), adapter_name=name)
+
+
+def _adapter_folder(folder: str | Path) -> Path:
+    path = Path(folder)
+    for needed in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (path / needed).is_file():
+            raise ModelError(f"{path}: no adapter there ({needed} is missing); name the folder of a PEFT LoRA adapter")
+    return path
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: this adapter does not fit the base model: {_first_sentence(error)}") from error
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{name}: out of memory while loading; choose model.quantization nf4 or free memory"
+        ) from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"{name}: {_reason(name, error)}") from error
+
+
+def _reason(name: str, error: Exception) -> str:
+    folder, message = Path(assets.resolve(name)), _first_sentence(error)
+    if "trust_remote_code" in str(error):
+        return "this model comes with its own code; read it, then allow it with --model.trust_remote_code true"
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return "no config.json in this folder; name the folder of a transformers model"
+    if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        return "no weights in this folder (*.safetensors); copy them there or name another model"
+    if not folder.exists() and isinstance(error, OSError):
+        return "no such folder, and no model of that id can be had from the hub; check the name and the connection"
+    return f"it can't be loaded as a causal language model: {message}"
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:300]

@@ -1,0 +1,300 @@
+"""A recipe: everything that decides a run, as dataclasses that are also the YAML's schema.
+
+Only standard Python and jsonargparse here, so that `--help` and a mistyped key answer at once. What a method's own
+parameters are is known by its row in `unlearning/methods.py`; here they are a plain mapping with a `name`.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import yaml
+
+from adapter_unlearn.errors import RecipeError
+
+Source = str | list[str]
+Level = float | Literal["reference"] | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """The base model.
+
+    Args:
+        name: folder or hub id of a causal language model; `embedded:model` is the one shipped with the package.
+        revision: hub revision (a commit pins it); null takes the newest.
+        quantization: nf4 (double quantization), int8 or none.
+        dtype: of the unquantized weights and of the computation.
+        adapter: folder of a LoRA adapter that the model already carries; it stays frozen and active beneath.
+        trust_remote_code: run Python that comes with the model.
+    """
+
+    name: str
+    revision: str | None = None
+    quantization: Literal["nf4", "int8", "none"] = "nf4"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    adapter: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """The texts. A source is a file (jsonl, csv, parquet, txt, npy), a list of them, or a hub id.
+
+    Args:
+        forget: the texts to unlearn.
+        retain: texts trained on so that behaviour stays; should hold some of the forget set's kind.
+        reference: unseen texts of the forget set's kind; bounds and stop levels come from it.
+        validation: general unseen text; steers the guard and the choice of the epoch.
+        holdout: general unseen text; only ever reported.
+        max_tokens: longer texts become overlapping windows of this many tokens.
+        stride: tokens from the start of one window to the next.
+        prefix_tokens: tokens given before the model must recite the rest; at most half of a sequence.
+    """
+
+    forget: Source
+    retain: Source | None = None
+    reference: Source | None = None
+    validation: Source | None = None
+    holdout: Source | None = None
+    max_tokens: int = 200
+    stride: int = 150
+    prefix_tokens: int = 50
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The LoRA adapter to train.
+
+    Args:
+        r: rank.
+        alpha: the delta is alpha / r times B A (alpha / sqrt(r) with use_rslora).
+        dropout: on the adapter's input, in training.
+        target_modules: all-linear (without the output layer), or names of modules.
+        use_rslora: rank-stabilized scaling.
+    """
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    use_rslora: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an epoch's selection is stepped over.
+
+    Args:
+        learning_rate: LoRA wants 10 to 100 times what full fine-tuning takes.
+        max_epochs: an epoch scores all, selects, and passes once over the selection.
+        batch_size: sequences in one forward and backward; it changes memory and speed, not the result.
+        sequences_per_step: selected sequences in one optimizer step; null takes all of them in one.
+        optimizer: adamw (betas 0.9 and 0.98, no decay) or sgd.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, a third more time.
+    """
+
+    learning_rate: float = 3e-4
+    max_epochs: int = 100
+    batch_size: int = 8
+    sequences_per_step: int | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When to stop: as soon as everything that is set holds. `reference` takes the level from the reference set.
+
+    Args:
+        mean_below: mean memorization accuracy of the forget set is below this (reference: the reference set's mean).
+        max_below: every memorization accuracy is below this (reference: the reference set's 95 % quantile).
+        extractable: at most this many sequences are extractable.
+        longest_run: no verbatim run is longer than this many tokens (reference: the reference set's longest).
+        max_perplexity_increase: the guard: stop when the validation perplexity has grown by more than this share.
+    """
+
+    mean_below: Level = 0.33
+    max_below: Level = None
+    extractable: int | None = None
+    longest_run: int | Literal["reference"] | None = None
+    max_perplexity_increase: float | None = 0.05
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured before and after.
+
+    Args:
+        forms: deployment forms to evaluate beside the base.
+        metrics: rows of the metrics table, one number a sequence each.
+        bounds: what makes an outlier: `reference` (the 5 % and 95 % quantiles of the reference set; `paper` where there
+            is none) or `paper` (0.15 and 0.60).
+        batch_size: sequences in one forward.
+    """
+
+    forms: list[Literal["stacked"]] = field(default_factory=lambda: ["stacked"])
+    metrics: list[str] = field(
+        default_factory=lambda: [
+            "memorization_accuracy",
+            "extractable",
+            "extractable_50",
+            "longest_verbatim_run",
+            "loss",
+        ]
+    )
+    bounds: Literal["reference", "paper"] = "reference"
+    batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run, from base and texts to an adapter and its proof.
+
+    Args:
+        model: the base.
+        data: the texts.
+        seed: of the adapter's initialisation, the order of rows and every draw.
+        output_dir: the run folder; must not exist.
+        adapter: the adapter to train.
+        method: its name and parameters, for example `{name: sga, threshold: 0.7}`.
+        training: how to step.
+        stop: when to stop.
+        evaluation: what to measure.
+        tracking: none, or a tracker that accelerate knows (tensorboard, wandb, …).
+    """
+
+    model: Model
+    data: Data
+    seed: int = 0
+    output_dir: str = "runs/unlearn"
+    adapter: Adapter = field(default_factory=Adapter)
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "sga"})
+    training: Training = field(default_factory=Training)
+    stop: Stop = field(default_factory=Stop)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    tracking: str = "none"
+
+
+def add_recipe_arguments(parser: jsonargparse.ArgumentParser) -> None:
+    """Give the parser `--config FILE` and a flag `--a.b` for every key of a recipe."""
+    parser.add_argument("--config", action="config", help="a recipe (YAML)")
+    parser.add_class_arguments(Recipe)
+
+
+def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: the YAML file; None takes the defaults.
+        overrides: flags as on the command line, for example ["--method.threshold", "0.5"]; they win.
+
+    Raises:
+        RecipeError: the file is missing or no YAML, a key is unknown or missing, a value has the wrong type or range.
+    """
+    parser = jsonargparse.ArgumentParser(prog="recipe", exit_on_error=False)
+    add_recipe_arguments(parser)
+    config = [] if path is None else ["--config", str(existing_recipe(path))]
+    return parse_recipe(parser, [*config, *overrides])
+
+
+def existing_recipe(path: str | Path) -> Path:
+    """The path, if a recipe can be read there.
+
+    Raises:
+        RecipeError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise RecipeError(f"{path}: no such recipe; `adapter-unlearn recipes list` names those that are shipped")
+    return Path(path)
+
+
+def parse_recipe(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> Recipe:
+    """Parse arguments with a parser that has the recipe's; see load_recipe for what is raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jsonargparse announces its next major version through users' calls
+        try:
+            parsed = parser.instantiate(parser.parse_args(list(arguments)))
+        except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+            raise RecipeError(one_line(str(error))) from error
+    return checked(Recipe(**{name: parsed[name] for name in Recipe.__dataclass_fields__}))
+
+
+def one_line(message: str) -> str:
+    """Fold a parser's message of several lines into one, without its type jargon."""
+    key = message.split('"')[1] if message.startswith('Parser key "') else ""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    if key:
+        given = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Given value:")), "")
+        given = given or next((line.split("Got value:")[1].strip() for line in lines if "Got value:" in line), "")
+        expected = [line.removeprefix("Expected a ").split(". Got value")[0] for line in lines if "Expected a " in line]
+        kinds = " or ".join(_plain(kind) for kind in dict.fromkeys(expected)) or "another kind of value"
+        return f"recipe key {key}: expected {kinds}, got {given!r}"
+    return "recipe: " + "; ".join(line for line in lines if line)
+
+
+def _plain(kind: str) -> str:
+    names = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'str'>": "text"}
+    names |= {"<class 'bool'>": "true or false", "<class 'NoneType'>": "null"}
+    return names.get(kind, kind.removeprefix("typing.Literal").strip("[]").replace("'", ""))
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """The recipe itself, once every value is in range.
+
+    Raises:
+        RecipeError: names the key, the value and the range.
+    """
+    positive = ["adapter.r", "adapter.alpha", "training.learning_rate", "training.max_epochs", "training.batch_size"]
+    positive += ["training.sequences_per_step", "evaluation.batch_size", "data.stride", "data.prefix_tokens"]
+    for key in positive:
+        _require(recipe, key, lambda value: value > 0, "above 0")
+    for key in ("stop.mean_below", "stop.max_below"):
+        _require(recipe, key, lambda value: 0 < value <= 1, "above 0 and at most 1, or `reference`")
+    for key in ("stop.extractable", "stop.longest_run", "seed", "stop.max_perplexity_increase"):
+        _require(recipe, key, lambda value: value >= 0, "0 or more")
+    _require(recipe, "adapter.dropout", lambda value: 0 <= value < 1, "at least 0 and below 1")
+    _require(recipe, "data.max_tokens", lambda value: value >= 2, "2 or more")
+    _require(recipe, "data.stride", lambda value: value <= recipe.data.max_tokens, "at most data.max_tokens")
+    for key in ("mean_below", "max_below", "longest_run"):
+        if getattr(recipe.stop, key) == "reference" and recipe.data.reference is None:
+            raise RecipeError(f"recipe key stop.{key}: `reference` needs data.reference; give that file or a number")
+    return recipe
+
+
+def _require(recipe: Recipe, key: str, holds: Any, wanted: str) -> None:
+    value: Any = recipe
+    for part in key.split("."):
+        value = getattr(value, part)
+    if isinstance(value, str) or value is None:
+        return
+    if not math.isfinite(value) or not holds(value):
+        raise RecipeError(f"recipe key {key}: {value} is out of range; it must be {wanted}")
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested plain values, in the schema's order."""
+    assert is_dataclass(recipe)
+    return asdict(recipe)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, every key written out; loading it gives the same recipe."""
+    return yaml.safe_dump(as_dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def from_mapping(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from nested plain values, as YAML would give them; raises RecipeError as load_recipe does."""
+    parser = jsonargparse.ArgumentParser(prog="recipe", exit_on_error=False)
+    add_recipe_arguments(parser)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        yaml.safe_dump(dict(values), file, allow_unicode=True)
+        file.flush()
+        return parse_recipe(parser, ["--config", file.name])

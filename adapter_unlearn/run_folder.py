@@ -1,0 +1,136 @@
+"""A run's folder: written beside and renamed, so that it is either whole or not there; and what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from adapter_unlearn.errors import OutputError
+
+MANIFEST = "unlearning.json"
+_MARKS = (MANIFEST, "summary.json", "sequences.parquet")
+
+
+def check_writable(folder: str | Path, overwrite: bool = False) -> None:
+    """Refuse a folder before any work is done.
+
+    Raises:
+        OutputError: it holds a run and `overwrite` is not set, holds anything else, is a file, or can't be written.
+    """
+    path = Path(folder)
+    if path.is_file():
+        raise OutputError(f"{path}: a file stands where the output folder should; choose another --output_dir")
+    if path.is_dir() and any(path.iterdir()):
+        if not any((path / mark).is_file() for mark in _MARKS):
+            raise OutputError(
+                f"{path}: holds files that are no run, and they are not touched; choose another --output_dir"
+            )
+        if not overwrite:
+            raise OutputError(f"{path}: already holds a run; add --overwrite or choose another --output_dir")
+    parent = next(place for place in [path.absolute().parent, *path.absolute().parents] if place.exists())
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{path}: no permission to write in {parent}; choose another --output_dir")
+
+
+@contextmanager
+def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a staging folder beside `folder`; on leaving without error it takes that name, else nothing is left.
+
+    Raises:
+        OutputError: as check_writable, or the disk refused (full, too large).
+    """
+    path = Path(folder)
+    check_writable(path, overwrite)
+    staging: Path | None = None
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.absolute().parent))
+        staging.chmod(0o777 & ~_umask())
+        yield staging
+        _take_place(staging, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"{path}: can't be written ({reason}), nothing was left there; free the disk or choose another --output_dir"
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _take_place(staging: Path, path: Path) -> None:
+    """Rename staging to path; a run that stood there is kept until the new one stands."""
+    if not path.exists():
+        staging.rename(path)
+        return
+    old = staging.with_suffix(".old")
+    path.rename(old)
+    try:
+        staging.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that every reader takes: NaN and infinity become null."""
+    path.write_text(json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> None:
+    """One JSON value a line."""
+    text = "".join(json.dumps(_without_nan(value), ensure_ascii=False) + "\n" for value in values)
+    path.write_text(text, encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def fingerprint(folder: str | Path, blocks: int = 64, block_bytes: int = 4096) -> str | None:
+    """What tells one model's weights from another's, cheap at any size: headers, sizes and sampled blocks, hashed.
+
+    Args:
+        folder: holds *.safetensors (else *.bin) files.
+        blocks: sampled evenly from each file's data.
+        block_bytes: bytes in a block.
+
+    Returns:
+        `sha256:…`, or None where the folder holds no weights.
+    """
+    files = sorted(Path(folder).glob("*.safetensors")) or sorted(Path(folder).glob("*.bin"))
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as handle:
+            if file.suffix == ".safetensors":
+                header = int.from_bytes(handle.read(8), "little")
+                digest.update(handle.read(min(header, size)))
+            for i in range(blocks):
+                handle.seek(max(0, (size - block_bytes) * i // max(1, blocks - 1)))
+                digest.update(handle.read(block_bytes))
+    return f"sha256:{digest.hexdigest()}" if files else None

@@ -1,0 +1,248 @@
+"""Drive a model over sequences: batches, padding, and one shared forward from which every metric is read.
+
+The output layer is the memory trap: at a vocabulary of 128,256 the float32 logits of 16 x 200 tokens are 1.6 GB. So
+the transformer runs without its output layer, and that layer runs on a few tokens at a time. Where a model does more
+to its logits than one linear layer (scaling, soft-capping), that is found out by comparing, and the model's own forward
+is used, one sequence at a time.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from adapter_unlearn.errors import InputError
+from adapter_unlearn.memorization import table
+from adapter_unlearn.memorization.teacher_forced import NotScorableError, Predictions
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+
+CHUNK_ELEMENTS = 2**24
+"""Logits computed at once: 64 MiB in float32, whatever the vocabulary."""
+
+DEFAULT_METRICS = tuple(table.METRICS)
+
+Head = Callable[[torch.Tensor], torch.Tensor]
+
+_splits: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
+
+
+def score(
+    model: torch.nn.Module,
+    sequences: Dataset,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    batch_size: int = 16,
+    accelerator: Accelerator | None = None,
+) -> pd.DataFrame:
+    """Score every sequence from one teacher-forced forward, whatever the number of metrics.
+
+    Args:
+        model: a causal language model, with or without adapters; it is scored as its adapters are set.
+        sequences: rows of id, input_ids, prefix_tokens, scored_from (see data.load_sequences).
+        metrics: names of rows in memorization.table.METRICS.
+        batch_size: sequences in one forward; the numbers do not depend on it.
+        accelerator: with several processes, each scores its share and all get the whole table.
+
+    Returns:
+        A row a sequence, in the order given: id, n_tokens, a column a metric, and note (why a value is NaN).
+
+    Raises:
+        RecipeError: a metric is unknown.
+        InputError: not one sequence can be scored by any metric.
+    """
+    rows = table.chosen(metrics)
+    share = list(range(len(sequences)))
+    if accelerator is not None:
+        share = share[accelerator.process_index :: accelerator.num_processes]
+    by_index = {i: _row(sequences[i], seen, rows) for i, seen in predict(model, sequences, share, batch_size)}
+    if accelerator is not None and accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        by_index = dict(gather_object(list(by_index.items())))
+    frame = pd.DataFrame([by_index[i] for i in range(len(sequences))], columns=["id", "n_tokens", *rows, "note"])
+    if len(frame) and rows and frame[list(rows)].isna().all(axis=None):
+        raise InputError(f"no sequence can be scored: {frame['note'].iloc[0]}")
+    return frame
+
+
+def perplexity(scored: pd.DataFrame, sequences: Dataset) -> float:
+    """exp(total NLL / total predicted tokens) over the whole set.
+
+    Args:
+        scored: a frame of `score` with the loss column, its rows those of `sequences`.
+        sequences: the rows that were scored.
+    """
+    tokens = np.array(predicted_tokens(sequences))
+    losses = scored["loss"].to_numpy(dtype=float)
+    known = ~np.isnan(losses)
+    if not known.any():
+        return float("nan")
+    return float(np.exp((losses[known] * tokens[known]).sum() / tokens[known].sum()))
+
+
+def predicted_tokens(sequences: Dataset) -> list[int]:
+    """How many tokens of each sequence are predicted and counted."""
+    return [max(len(ids) - start, 0) for ids, start in zip(sequences["input_ids"], sequences["scored_from"])]
+
+
+def predict(
+    model: torch.nn.Module, sequences: Dataset, indices: Sequence[int], batch_size: int
+) -> Iterator[tuple[int, Predictions]]:
+    """Yield each index with the model's predictions for that sequence, longest sequences first."""
+    was_training = model.training
+    model.eval()
+    try:
+        # Not inference_mode: its tensors may be cached in a quantized layer and then can't be trained through.
+        with torch.no_grad():
+            for batch in batches(sequences, indices, rows_per_forward(model, batch_size)):
+                rows = [sequences[i] for i in batch]
+                for i, row, (hits, nll) in zip(batch, rows, _hits_and_nll(model, [r["input_ids"] for r in rows])):
+                    yield i, Predictions(hits, nll, row["prefix_tokens"], row["scored_from"])
+    finally:
+        model.train(was_training)
+
+
+def _row(sequence: dict[str, Any], predictions: Predictions, metrics: dict[str, table.Metric]) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": sequence["id"], "n_tokens": len(sequence["input_ids"])}
+    notes: dict[str, list[str]] = {}
+    for name, metric in metrics.items():
+        try:
+            row[name] = metric.function(predictions)
+        except NotScorableError as reason:
+            row[name] = float("nan")
+            notes.setdefault(str(reason), []).append(name)
+    row["note"] = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in notes.items())
+    return row
+
+
+def batches(sequences: Dataset, indices: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Split indices into batches of like length, longest first: little padding, and memory peaks at once."""
+    order = _order(sequences, indices)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _order(sequences: Dataset, indices: Sequence[int]) -> list[int]:
+    lengths = [len(ids) for ids in sequences["input_ids"]]
+    return sorted(indices, key=lambda i: (-lengths[i], i))
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-pad rows of token ids.
+
+    Padding is known by length alone, never by its id, so a tokenizer whose pad token is its end token hides nothing.
+
+    Returns:
+        input_ids and attention_mask, both int64 of shape (rows, longest).
+    """
+    longest = max(1, *map(len, rows))
+    input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for i, row in enumerate(rows):
+        input_ids[i, : len(row)] = torch.as_tensor(row)
+        mask[i, : len(row)] = 1
+    return input_ids.to(device), mask.to(device)
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model's input embeddings lie, so where token ids must go."""
+    return plain(model).get_input_embeddings().weight.device  # type: ignore[operator]
+
+
+def plain(model: torch.nn.Module) -> torch.nn.Module:
+    """The transformers model itself; adapters live inside its layers, so they act all the same."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def rows_per_forward(model: torch.nn.Module, batch_size: int) -> int:
+    """batch_size, or 1 for a model whose output layer can't be run apart: its forward gives all logits at once."""
+    return batch_size if splits(model) else 1
+
+
+def forward(
+    model: torch.nn.Module, rows: Sequence[Sequence[int]], starts: Sequence[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor, Head]:
+    """Run the model up to its output layer.
+
+    Args:
+        model: a causal language model.
+        rows: token ids.
+        starts: index of each row's first token to predict; None predicts all but the first.
+
+    Returns:
+        features: shape (predictions, hidden), row after row, no padding.
+        labels: the tokens to predict, shape (predictions,).
+        head: maps some features to their logits, shape (some, vocabulary).
+    """
+    input_ids, mask = pad(rows, device_of(model))
+    base = plain(model)
+    if splits(model):
+        features = base.base_model(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state  # type: ignore[operator,union-attr]
+        head: Head = base.get_output_embeddings()  # type: ignore[operator]
+    else:
+        features = base(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        head = _identity
+    predicted = mask[:, 1:].bool()
+    for row, start in enumerate(starts or ()):
+        predicted[row, : start - 1] = False
+    return features[:, :-1][predicted.to(features.device)], input_ids[:, 1:][predicted].to(features.device), head
+
+
+def _identity(logits: torch.Tensor) -> torch.Tensor:
+    return logits
+
+
+def splits(model: torch.nn.Module) -> bool:
+    """Whether transformer then output layer gives exactly the model's own logits; found out once a model."""
+    base = plain(model)
+    if base not in _splits:
+        _splits[base] = _splits_exactly(base)
+    return _splits[base]
+
+
+def _splits_exactly(base: Any) -> bool:
+    head = base.get_output_embeddings()
+    if head is None or base.base_model is base:
+        return False
+    was_training = base.training
+    base.eval()
+    try:
+        with torch.no_grad():
+            ids = torch.arange(1, 9, device=device_of(base)).remainder(base.config.get_text_config().vocab_size)[None]
+            mask = torch.ones_like(ids)
+            own = base(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            return hidden.shape[-1] == head.weight.shape[-1] and torch.equal(head(hidden).float(), own.float())
+    finally:
+        base.train(was_training)
+
+
+def chunks(features: torch.Tensor, vocabulary: int) -> list[slice]:
+    """Slices of the features that keep the logits computed at once under CHUNK_ELEMENTS."""
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    return [slice(start, start + size) for start in range(0, len(features), size)]
+
+
+def vocabulary_of(model: torch.nn.Module) -> int:
+    """Number of token ids the model knows."""
+    return int(plain(model).config.get_text_config().vocab_size)  # type: ignore[operator,union-attr]
+
+
+def _hits_and_nll(model: torch.nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    features, labels, head = forward(model, rows)
+    hits = torch.empty(len(labels), dtype=torch.bool)
+    nll = torch.empty(len(labels), dtype=torch.float32)
+    for part in chunks(features, vocabulary_of(model)):
+        logits = head(features[part]).float()
+        hits[part] = (logits.argmax(-1) == labels[part]).cpu()
+        nll[part] = F.cross_entropy(logits, labels[part], reduction="none").cpu()
+    ends = np.cumsum([max(len(row) - 1, 0) for row in rows])
+    for start, end in zip([0, *ends], ends):
+        yield hits[start:end].numpy(), nll[start:end].numpy()

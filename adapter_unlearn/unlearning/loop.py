@@ -1,0 +1,213 @@
+"""The one training loop: score all, select, step, score again; stop when it is done or has gone too far."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from adapter_unlearn import scoring
+from adapter_unlearn.memorization import outliers
+from adapter_unlearn.unlearning import stopping
+from adapter_unlearn.unlearning.step import take_step, trainable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from accelerate import Accelerator
+    from datasets import Dataset
+
+    from adapter_unlearn.memorization.outliers import Bounds
+    from adapter_unlearn.recipe import Training
+    from adapter_unlearn.unlearning.methods import Stage, Term
+    from adapter_unlearn.unlearning.stopping import Goal
+
+METRICS = ("memorization_accuracy", "extractable", "longest_verbatim_run", "loss")
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr, betas=(0.9, 0.98), weight_decay=0.0),
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be unlearned, and what it is measured against.
+
+    Attributes:
+        forget: the sequences to unlearn.
+        before: them, scored under the base.
+        bounds: what makes an outlier.
+        retain: sequences whose behaviour stays, or None.
+        validation: general unseen sequences, or None: then nothing guards the perplexity.
+        validation_perplexity: theirs under the base.
+    """
+
+    forget: Dataset
+    before: pd.DataFrame
+    bounds: Bounds
+    retain: Dataset | None = None
+    validation: Dataset | None = None
+    validation_perplexity: float | None = None
+
+
+@dataclass
+class Outcome:
+    """How a run went; the model holds the adapter of `kept_epoch`.
+
+    Attributes:
+        log: one record an epoch; epoch 0 is the base.
+        kept_epoch: whose adapter is kept.
+        stopped_because: one sentence.
+        goal_reached: the stop rule held.
+        sequences_ascended: how many times a forget sequence was stepped on, over all epochs.
+    """
+
+    log: list[dict[str, Any]] = field(default_factory=list)
+    kept_epoch: int = 0
+    stopped_because: str = ""
+    goal_reached: bool = False
+    sequences_ascended: int = 0
+
+
+def train(
+    model: torch.nn.Module,
+    stage: Stage,
+    task: Task,
+    training: Training,
+    goal: Goal,
+    budget: float | None,
+    accelerator: Accelerator,
+    seed: int = 0,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> Outcome:
+    """Train the model's trainable parameters until the goal holds.
+
+    Args:
+        model: with the adapter to train active.
+        stage: the terms of the loss.
+        task: the sets and their scores under the base.
+        training: how to step.
+        goal: stops when it holds.
+        budget: largest share by which the validation perplexity may grow; None for no limit.
+        accelerator: this process's place among the others; all get the same adapter.
+        seed: of every draw.
+        on_epoch: called with each record of the log.
+
+    Returns:
+        The outcome. When the goal is not reached the best epoch within the budget is kept: fewest outliers, then
+        perplexity.
+    """
+    generator = np.random.default_rng(seed)
+    optimizer = OPTIMIZERS[training.optimizer](trainable(model), training.learning_rate)
+    outcome = Outcome(log=[_record(0, task.before, task, task.validation_perplexity, started=time.monotonic())])
+    on_epoch(outcome.log[0])
+    base, accuracy = outcome.log[0], task.before["memorization_accuracy"].to_numpy(dtype=float)
+    best = (stopping.merit(base), _snapshot(model))
+    if stopping.reached(goal, base):
+        outcome.goal_reached, outcome.stopped_because = True, "The stop rule held before training; nothing was changed."
+        return outcome
+    for epoch in range(1, training.max_epochs + 1):
+        started = time.monotonic()
+        losses, norm, selected = _pass(model, optimizer, stage, task, accuracy, training, generator, accelerator)
+        outcome.sequences_ascended += selected
+        if not all(map(math.isfinite, [norm, *losses.values()])) or not _weights_finite(model):
+            outcome.stopped_because = f"Loss or weights were not finite in epoch {epoch}; lower the learning rate."
+            break
+        scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
+        perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
+        record = _record(epoch, scored, task, perplexity, started, n_selected=selected, loss=losses, gradient_norm=norm)
+        accuracy = scored["memorization_accuracy"].to_numpy(dtype=float)
+        outcome.log.append(record)
+        on_epoch(record)
+        if not stopping.within(budget, record, base):
+            increase = stopping.perplexity_increase(record, base)
+            outcome.stopped_because = (
+                f"Validation perplexity was {increase:+.1%} in epoch {epoch}, past its budget of {budget:+.1%}."
+            )
+            break
+        if stopping.reached(goal, record):
+            outcome.goal_reached, outcome.kept_epoch = True, epoch
+            outcome.stopped_because = f"The stop rule held in epoch {epoch}."
+            return outcome
+        if stopping.merit(record) < best[0]:
+            best, outcome.kept_epoch = (stopping.merit(record), _snapshot(model)), epoch
+    else:
+        outcome.stopped_because = f"{training.max_epochs} epochs passed before the stop rule held."
+    _restore(model, best[1])
+    outcome.stopped_because += f" The adapter of epoch {outcome.kept_epoch} was kept: fewest outliers, then perplexity."
+    return outcome
+
+
+def _pass(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stage: Stage,
+    task: Task,
+    accuracy: np.ndarray,
+    training: Training,
+    generator: np.random.Generator,
+    accelerator: Accelerator,
+) -> tuple[dict[str, float], float, int]:
+    """Pass once over the epoch's selection; return the last step's losses, its gradient norm, and |S|."""
+    model.train()
+    forget_terms = [term for term in stage.terms if term.rows == "forget"]
+    retain_terms = [term for term in stage.terms if term.rows == "retain" and task.retain is not None]
+    selections = [(term, term.select(accuracy, generator)) for term in forget_terms]
+    largest = max((len(rows) for _, rows in selections), default=0)
+    steps = math.ceil(largest / (training.sequences_per_step or max(largest, 1))) or 1
+    shares = [(term, np.array_split(generator.permutation(rows), steps)) for term, rows in selections]
+    losses: dict[str, float] = {}
+    norm = 0.0
+    for step in range(steps):
+        parts: list[tuple[Term, Any, list[int]]] = [(term, task.forget, split[step].tolist()) for term, split in shares]
+        for term in retain_terms:
+            assert task.retain is not None
+            parts.append((term, task.retain, term.select(np.zeros(len(task.retain)), generator).tolist()))
+        losses, norm = take_step(model, optimizer, parts, training.batch_size, accelerator)
+        if not math.isfinite(norm):
+            break
+    return losses, norm, sum(len(rows) for _, rows in selections)
+
+
+def _record(
+    epoch: int, scored: pd.DataFrame, task: Task, perplexity: float | None, started: float, **rest: Any
+) -> dict[str, Any]:
+    """One line of train_log.jsonl."""
+    accuracy = scored["memorization_accuracy"].to_numpy(dtype=float)
+    before = task.before["memorization_accuracy"].to_numpy(dtype=float)
+    record = {"epoch": epoch, "n_selected": None, "loss": None, "gradient_norm": None} | rest
+    record |= {
+        "memorization_accuracy_mean": float(np.nanmean(accuracy)),
+        "memorization_accuracy_max": float(np.nanmax(accuracy)),
+        "extractable": int(scored["extractable"].sum()),
+        "longest_verbatim_run_max": int(scored["longest_verbatim_run"].max()),
+    }
+    record |= outliers.count(accuracy, before, task.bounds)
+    return record | {"validation_perplexity": perplexity, "seconds": round(time.monotonic() - started, 3)}
+
+
+def _perplexity(
+    model: torch.nn.Module, sequences: Dataset | None, batch_size: int, accelerator: Accelerator
+) -> float | None:
+    if sequences is None:
+        return None
+    return scoring.perplexity(scoring.score(model, sequences, ("loss",), batch_size, accelerator), sequences)
+
+
+def _snapshot(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().cpu().clone() for parameter in trainable(model)]
+
+
+def _restore(model: torch.nn.Module, snapshot: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, kept in zip(trainable(model), snapshot):
+            parameter.copy_(kept)
+
+
+def _weights_finite(model: torch.nn.Module) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in trainable(model))

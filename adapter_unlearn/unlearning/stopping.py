@@ -1,0 +1,70 @@
+"""When a run is done, when it has gone too far, and which epoch is worth keeping. Pure functions of log records."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from adapter_unlearn.recipe import Stop
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Levels that must all hold for a run to be done; None is not asked for. Meanings as in recipe.Stop."""
+
+    mean_below: float | None = None
+    max_below: float | None = None
+    extractable: int | None = None
+    longest_run: int | None = None
+
+
+def resolve(stop: Stop, reference: pd.DataFrame | None) -> Goal:
+    """Put numbers in the place of `reference`.
+
+    Args:
+        stop: the recipe's rules.
+        reference: the reference set scored under the base; may be None if no rule asks for it.
+    """
+    levels = {}
+    if reference is not None:
+        levels["mean_below"] = float(reference["memorization_accuracy"].mean())
+        levels["max_below"] = float(reference["memorization_accuracy"].quantile(0.95))
+        levels["longest_run"] = int(reference["longest_verbatim_run"].max())
+    rules = {field.name: getattr(stop, field.name) for field in fields(Goal)}
+    return Goal(**{key: levels[key] if value == "reference" else value for key, value in rules.items()})
+
+
+def reached(goal: Goal, record: dict[str, Any]) -> bool:
+    """Whether every level of the goal holds; never, if the goal asks for nothing."""
+    asked = [
+        (goal.mean_below, lambda level: record["memorization_accuracy_mean"] < level),
+        (goal.max_below, lambda level: record["memorization_accuracy_max"] < level),
+        (goal.extractable, lambda level: record["extractable"] <= level),
+        (goal.longest_run, lambda level: record["longest_verbatim_run_max"] <= level),
+    ]
+    rules = [(level, holds) for level, holds in asked if level is not None]
+    return bool(rules) and all(holds(level) for level, holds in rules)
+
+
+def perplexity_increase(record: dict[str, Any], before: dict[str, Any]) -> float | None:
+    """By which share the validation perplexity has grown; None without a validation set."""
+    if before["validation_perplexity"] is None:
+        return None
+    return float(record["validation_perplexity"] / before["validation_perplexity"] - 1)
+
+
+def within(budget: float | None, record: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether the validation perplexity has kept to its budget; yes, where there is no budget or no set."""
+    increase = perplexity_increase(record, before)
+    return budget is None or increase is None or increase <= budget
+
+
+def merit(record: dict[str, Any]) -> tuple[float, float, float]:
+    """Sorts epochs, best first: fewest outliers, then perplexity, then mean memorization accuracy."""
+    outliers = record["outliers_high"] + record["outliers_low_new"]
+    perplexity = record["validation_perplexity"]
+    return (outliers, math.inf if perplexity is None else perplexity, record["memorization_accuracy_mean"])

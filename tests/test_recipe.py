@@ -1,0 +1,118 @@
+"""Recipes: the schema, what is refused, and every shipped YAML."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from adapter_unlearn import RecipeError, load_recipe, recipe, shipped
+from adapter_unlearn.recipe import Data, Model, Recipe
+from adapter_unlearn.unlearning import methods
+
+SMALLEST = "model: {name: m}\ndata: {forget: f.jsonl}\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to(text: str) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return to
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_every_shipped_recipe_parses(name):
+    run = load_recipe(shipped.path(name))
+    resolved = methods.resolve(run.method)
+    assert resolved["name"] in name
+    assert run.output_dir == f"runs/{name.replace('/', '-').removesuffix('.yaml')}"
+    assert shipped.path(name).read_text().splitlines()[1].startswith("# Hardware: ")
+
+
+def test_there_is_a_recipe_for_each_model_and_method():
+    models = {name.split("/")[0] for name in shipped.names()}
+    assert models >= {"tiny-cpu", "gpt-neo-125m", "gpt-neo-1.3b", "gpt-neo-2.7b", "pythia-1.4b", "llama-3.1-8b"}
+    assert set(shipped.names()) >= {f"{model}/{method}.yaml" for model in models for method in methods.METHODS}
+
+
+def test_resolved_recipe_loads_as_itself(write):
+    run = load_recipe(write(SMALLEST + "training: {learning_rate: 2e-5}\nstop: {extractable: 0}\n"))
+    assert run.training.learning_rate == 2e-5
+    assert load_recipe(write(recipe.to_yaml(run))) == run
+    assert recipe.from_mapping(recipe.as_dict(run)) == run
+
+
+def test_flags_win_over_the_file(write):
+    path = write(SMALLEST + "method: {name: sga, threshold: 0.7, retain_weight: 1.0}\n")
+    run = load_recipe(path, ["--method.threshold", "0.5", "--data.max_tokens", "180", "--stop.mean_below", "null"])
+    assert run.method == {"name": "sga", "threshold": 0.5, "retain_weight": 1.0}
+    assert run.data.max_tokens == 180 and run.stop.mean_below is None
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("training: {lerning_rate: 1}", "lerning_rate"),
+        ("trainin: {batch_size: 1}", "trainin"),
+        ("seed: soon", "seed"),
+        ("seed: -1", "seed"),
+        ("model: {name: m, quantization: nf5}", "model.quantization"),
+        ("training: {learning_rate: 0}", "training.learning_rate"),
+        ("training: {learning_rate: .nan}", "training.learning_rate"),
+        ("training: {batch_size: 0}", "training.batch_size"),
+        ("stop: {mean_below: 1.5}", "stop.mean_below"),
+        ("stop: {mean_below: refernce}", "stop.mean_below"),
+        ("stop: {max_below: reference}", "data.reference"),
+        ("data: {forget: f, max_tokens: 1}", "data.max_tokens"),
+        ("data: {forget: f, stride: 300}", "data.stride"),
+        ("adapter: {dropout: 1.0}", "adapter.dropout"),
+        ("evaluation: {forms: [melted]}", "evaluation.forms"),
+        ("model: [", "recipe"),
+        ("- a list", "recipe"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_that_names_the_key(write, text, named):
+    key = text.split(":")[0]
+    rest = "".join(line + "\n" for line in SMALLEST.splitlines() if not line.startswith(f"{key}:"))
+    with pytest.raises(RecipeError, match=named) as caught:
+        load_recipe(write(rest + text + "\n"))
+    assert "\n" not in str(caught.value) and "class" not in str(caught.value)
+
+
+def test_a_recipe_without_data_or_file(write, tmp_path):
+    with pytest.raises(RecipeError, match=r"data\.forget"):
+        load_recipe(write("model: {name: m}\n"))
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [
+        ({"name": "sgb"}, "unknown method 'sgb'"),
+        ({}, "unknown method None"),
+        ({"name": "sga", "threshold": 1.5}, "method.threshold"),
+        ({"name": "sga", "threshold": "high"}, "method.threshold"),
+        ({"name": "sga", "threshold": math.nan}, "method.threshold"),
+        ({"name": "ga", "threshold": 0.5}, "ga takes no such parameter"),
+        ({"name": "sga", "retain_weight": -1}, "method.retain_weight"),
+        ({"name": "sga", "retain_sequences": 0}, "method.retain_sequences"),
+    ],
+)
+def test_a_bad_method(method, named):
+    with pytest.raises(RecipeError, match=named):
+        methods.resolve(method)
+
+
+def test_defaults_are_written_out():
+    assert methods.resolve({"name": "sga"}) == {
+        "name": "sga", "threshold": 0.7, "retain_weight": 0.0, "retain_sequences": 32,
+    }  # fmt: skip
+
+
+def test_a_recipe_can_be_built_in_python():
+    run = Recipe(model=Model("m"), data=Data("f.jsonl"))
+    assert recipe.checked(run) is run
