@@ -202,9 +202,15 @@ def train_through(model: PeftModel, gradient_checkpointing: bool) -> None:
 
     prepare_model_for_kbit_training is not used: it upcasts embeddings and output layer to float32 (2.1 GB at 8B).
     """
-    if gradient_checkpointing:
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if not gradient_checkpointing:
+        return
+    base: Any = model.get_base_model()
+    # transformers renamed it in 5.2x; the older name warns there, the newer is missing before
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(f"recipe key training.gradient_checkpointing: {_first_sentence(error)}") from error
 
 
 def _default_device() -> str:

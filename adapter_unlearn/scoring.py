@@ -68,7 +68,7 @@ def score(
 
         by_index = dict(gather_object(list(by_index.items())))
     frame = pd.DataFrame([by_index[i] for i in range(len(sequences))], columns=["id", "n_tokens", *rows, "note"])
-    if len(frame) and rows and frame[list(rows)].isna().all(axis=None):
+    if len(frame) and frame[list(rows)].isna().all(axis=None) and frame["note"].ne("").all():
         raise InputError(f"no sequence can be scored: {frame['note'].iloc[0]}")
     return frame
 

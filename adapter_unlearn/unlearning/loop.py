@@ -115,10 +115,10 @@ def train(
         started = time.monotonic()
         losses, norm, selected = _pass(model, optimizer, stage, task, accuracy, training, generator, accelerator)
         outcome.sequences_ascended += selected
-        if not all(map(math.isfinite, [norm, *losses.values()])) or not _weights_finite(model):
+        scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
+        if not all(map(math.isfinite, [norm, *losses.values(), *scored["loss"][task.before["loss"].notna()]])):
             outcome.stopped_because = f"Loss or weights were not finite in epoch {epoch}; lower the learning rate."
             break
-        scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
         perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
         record = _record(epoch, scored, task, perplexity, started, n_selected=selected, loss=losses, gradient_norm=norm)
         accuracy = scored["memorization_accuracy"].to_numpy(dtype=float)
@@ -207,7 +207,3 @@ def _restore(model: torch.nn.Module, snapshot: list[torch.Tensor]) -> None:
     with torch.no_grad():
         for parameter, kept in zip(trainable(model), snapshot):
             parameter.copy_(kept)
-
-
-def _weights_finite(model: torch.nn.Module) -> bool:
-    return all(bool(torch.isfinite(parameter).all()) for parameter in trainable(model))

@@ -59,8 +59,9 @@ def perplexity_increase(record: dict[str, Any], before: dict[str, Any]) -> float
 
 def within(budget: float | None, record: dict[str, Any], before: dict[str, Any]) -> bool:
     """Whether the validation perplexity has kept to its budget; yes, where there is no budget or no set."""
-    increase = perplexity_increase(record, before)
-    return budget is None or increase is None or increase <= budget
+    if budget is None or before["validation_perplexity"] is None:
+        return True
+    return bool(record["validation_perplexity"] <= before["validation_perplexity"] * (1 + budget))
 
 
 def merit(record: dict[str, Any]) -> tuple[float, float, float]:

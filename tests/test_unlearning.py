@@ -1,0 +1,326 @@
+"""Selection, stop rules, the gradient of a step, and the loop: against definitions, on models that memorized."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import as_sequences, random_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapter_unlearn import load_base, models, score, scoring
+from adapter_unlearn.memorization.outliers import PAPER
+from adapter_unlearn.recipe import Stop, Training
+from adapter_unlearn.unlearning import loop, methods, stopping
+from adapter_unlearn.unlearning.losses import LOSSES
+from adapter_unlearn.unlearning.selection import at_least, sample
+from adapter_unlearn.unlearning.step import backward, take_step, trainable
+
+GENERATOR = np.random.default_rng(0)
+
+
+# --- selection ---
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0, 1))
+def test_threshold_selects_what_is_memorized_or_the_most_memorized_one(accuracy, threshold):
+    selected = at_least(threshold)(np.array(accuracy), GENERATOR).tolist()
+    expected = [i for i, g in enumerate(accuracy) if g >= threshold]
+    assert selected == (expected or [accuracy.index(max(accuracy))])
+
+
+def test_what_cannot_be_scored_is_not_ascended():
+    accuracy = np.array([math.nan, 0.2, math.nan, 0.9])
+    assert at_least(0.0)(accuracy, GENERATOR).tolist() == [1, 3]
+    assert at_least(0.95)(accuracy, GENERATOR).tolist() == [3]
+
+
+def test_a_sample_has_no_row_twice():
+    drawn = sample(8)(np.zeros(20), np.random.default_rng(1))
+    assert len(set(drawn.tolist())) == 8
+    assert sample(8)(np.zeros(5), GENERATOR).tolist() == [0, 1, 2, 3, 4]
+
+
+# --- stop rules ---
+
+
+def record(mean=0.5, highest=0.9, extractable=1, run=9, high=1, low_new=0, perplexity=10.0):
+    return {
+        "memorization_accuracy_mean": mean, "memorization_accuracy_max": highest, "extractable": extractable,
+        "longest_verbatim_run_max": run, "outliers_high": high, "outliers_low_new": low_new,
+        "validation_perplexity": perplexity,
+    }  # fmt: skip
+
+
+def test_all_levels_must_hold():
+    goal = stopping.Goal(mean_below=0.4, extractable=0)
+    assert not stopping.reached(goal, record(mean=0.3, extractable=1))
+    assert not stopping.reached(goal, record(mean=0.4, extractable=0))
+    assert stopping.reached(goal, record(mean=0.3, extractable=0))
+    assert not stopping.reached(stopping.Goal(), record(mean=0.0))
+    assert stopping.reached(stopping.Goal(longest_run=9, max_below=0.91), record())
+
+
+def test_levels_from_the_reference():
+    reference = pd.DataFrame({"memorization_accuracy": np.linspace(0, 0.4, 101), "longest_verbatim_run": [3.0] * 101})
+    stop = Stop(mean_below="reference", max_below="reference", longest_run="reference", extractable=0)
+    goal = stopping.resolve(stop, reference)
+    assert (goal.mean_below, goal.max_below) == (pytest.approx(0.2), pytest.approx(0.38))
+    assert (goal.longest_run, goal.extractable) == (3, 0)
+    assert stopping.resolve(Stop(), None) == stopping.Goal(mean_below=0.33)
+
+
+def test_the_budget():
+    assert stopping.within(0.05, record(perplexity=10.5), record())
+    assert not stopping.within(0.05, record(perplexity=10.51), record())
+    assert not stopping.within(0.05, record(perplexity=math.nan), record())
+    assert stopping.within(None, record(perplexity=99), record())
+    assert stopping.within(0.05, record(perplexity=None), record(perplexity=None))
+
+
+def test_merit_is_outliers_then_perplexity():
+    epochs = [record(high=2, perplexity=1), record(high=0, low_new=1, perplexity=9), record(high=1, perplexity=8)]
+    assert min(epochs, key=stopping.merit) is epochs[2]
+
+
+# --- one step ---
+
+
+def with_adapter(memorizers, quantization, architecture="llama", **options):
+    torch.manual_seed(0)
+    base = load_base(str(memorizers(architecture)), quantization, "float32")
+    model = models.attach(base, r=4, alpha=8, **options)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    return model
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def naive_gradients(model, rows, coefficient):
+    """coefficient x mean token loss, one sequence at a time, through the model's own forward."""
+    model.zero_grad()
+    tokens = sum(len(row) - 1 for row in rows)
+    for row in rows:
+        ids = torch.tensor([row])
+        logits = model(input_ids=ids).logits[0, :-1].float()
+        (coefficient * torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum") / tokens).backward()
+    return gradients(model)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+def test_the_gradient_is_that_of_the_definition(memorizers, monkeypatch, architecture, quantization, checkpointing):
+    monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 7 * 128)
+    model = with_adapter(memorizers, quantization, architecture)
+    rows = random_rows(0)[:5]
+    expected = naive_gradients(model, rows, -1.0)
+    score(model, as_sequences(rows))  # a scoring pass must not spoil the gradients after it
+    models.train_through(model, checkpointing)
+    model.zero_grad()
+    tokens = sum(len(row) - 1 for row in rows)
+    model.train()
+    backward(model, as_sequences(rows), LOSSES["cross_entropy"], -1.0 / tokens)
+    for name, gradient in gradients(model).items():
+        assert float(gradient.norm()) > 0, f"{name} has no gradient"
+        difference = float((gradient - expected[name]).norm() / expected[name].norm())
+        # int8 multiplies in 8 bits, so that batches of other shapes round otherwise
+        assert difference < (0.1 if quantization == "int8" else 1e-3), name
+
+
+def test_nf4_gradients_are_those_of_the_dequantized_weights(memorizers):
+    import bitsandbytes as bnb
+
+    model = with_adapter(memorizers, "nf4")
+    rows = random_rows(0)[:5]
+    score(model, as_sequences(rows))
+    model.zero_grad()
+    backward(model, as_sequences(rows), LOSSES["cross_entropy"], 1.0)
+    quantized = gradients(model)
+
+    plain = with_adapter(memorizers, "none")
+    adapters = dict(model.named_parameters())
+    layers = dict(model.named_modules())
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(adapters[name])
+        for name, layer in plain.named_modules():
+            if isinstance(layers.get(name), bnb.nn.Linear4bit):
+                weight = layers[name].weight
+                layer.weight.copy_(bnb.functional.dequantize_4bit(weight.data, weight.quant_state))
+    plain.zero_grad()
+    backward(plain, as_sequences(rows), LOSSES["cross_entropy"], 1.0)
+    for name, gradient in gradients(plain).items():
+        assert float((quantized[name] - gradient).norm() / gradient.norm()) < 1e-3, name
+
+
+def test_a_step_is_the_mean_over_all_tokens_whatever_the_batch(memorizers):
+    rows = random_rows(0)[:8]
+    results = []
+    for batch_size in (8, 3, 1):
+        model = with_adapter(memorizers, "none")
+        optimizer = torch.optim.SGD(trainable(model), 0.1)
+        (term,) = methods.sga(0.0).terms
+        losses, norm = take_step(model, optimizer, [(term, as_sequences(rows), range(8))], batch_size, Accelerator())
+        results.append((losses["forget"], norm, torch.cat([p.detach().flatten() for p in trainable(model)])))
+    for loss, norm, weights in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-5)
+        assert norm == pytest.approx(results[0][1], rel=1e-4)
+        assert torch.allclose(weights, results[0][2], atol=1e-6)
+    frame = score(with_adapter(memorizers, "none"), as_sequences(rows))
+    tokens = np.array([len(row) - 1 for row in rows])
+    assert results[0][0] == pytest.approx((frame["loss"] * tokens).sum() / tokens.sum(), rel=1e-4)
+
+
+def test_a_step_that_is_not_finite_changes_nothing(memorizers):
+    model = with_adapter(memorizers, "none")
+    before = [parameter.detach().clone() for parameter in trainable(model)]
+    (term,) = methods.sga(0.0).terms
+    poisoned = methods.Term(term.rows, term.select, term.loss, math.inf)
+    optimizer = torch.optim.SGD(trainable(model), 0.1)
+    _, norm = take_step(model, optimizer, [(poisoned, as_sequences(random_rows(0)[:2]), [0, 1])], 2, Accelerator())
+    assert not math.isfinite(norm)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainable(model)))
+
+
+# --- the loop ---
+
+
+@pytest.fixture
+def problem(memorizers):
+    """Build a model with a fresh adapter, and the task of making it forget what it memorized."""
+
+    def build(quantization="none", validation=True, **options):
+        torch.manual_seed(0)
+        model = models.attach(load_base(str(memorizers("llama")), quantization, "float32"), r=4, alpha=8)
+        forget, unseen = as_sequences(random_rows(0)), as_sequences(random_rows(7))
+        before = score(model, forget)
+        perplexity = scoring.perplexity(score(model, unseen), unseen) if validation else None
+        task = loop.Task(forget, before, PAPER, unseen, unseen if validation else None, perplexity)
+        return model, task
+
+    return build
+
+
+def run(model, task, stage=None, goal=None, budget=None, training=None, **rest):
+    stage = stage or methods.sga(0.5)
+    goal = goal or stopping.Goal(mean_below=0.1)
+    training = training or Training(learning_rate=5e-3, max_epochs=40, batch_size=4)
+    return loop.train(model, stage, task, training, goal, budget, Accelerator(), **rest)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("method", [methods.sga(0.5), methods.ga(), methods.sga(0.5, retain_weight=1.0)])
+def test_every_method_forgets_and_trains_every_tensor(problem, quantization, method):
+    model, task = problem(quantization)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    outcome = run(model, task, method)
+    assert outcome.goal_reached and outcome.kept_epoch == outcome.log[-1]["epoch"] > 0
+    after = score(model, task.forget)
+    assert task.before["extractable"].sum() > 0 == after["extractable"].sum()
+    assert after["memorization_accuracy"].mean() < 0.1
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert not torch.equal(parameter, before[name]), f"{name} was not trained"
+
+
+def test_the_log_tells_the_run(problem):
+    model, task = problem()
+    seen = []
+    outcome = run(model, task, on_epoch=seen.append)
+    assert seen == outcome.log and [line["epoch"] for line in outcome.log] == list(range(len(outcome.log)))
+    assert outcome.log[0]["n_selected"] is None and outcome.log[0]["extractable"] == task.before["extractable"].sum()
+    for earlier, later in zip(outcome.log, outcome.log[1:]):
+        assert 1 <= later["n_selected"] <= len(task.forget)
+        assert later["loss"].keys() == {"forget"} and later["gradient_norm"] > 0 and later["seconds"] > 0
+        assert earlier["validation_perplexity"] > 0
+    selected = [line["n_selected"] for line in outcome.log[1:]]
+    expected = int((task.before["memorization_accuracy"] >= 0.5).sum())
+    assert selected[0] == expected and outcome.sequences_ascended == sum(selected)
+
+
+def test_selection_shrinks_to_the_most_memorized_one(problem):
+    model, task = problem()
+    outcome = run(model, task, methods.sga(0.5), goal=stopping.Goal(mean_below=0.03))
+    assert outcome.log[-1]["n_selected"] == 1
+
+
+def test_base_comes_back_bit_for_bit(problem):
+    model, task = problem("nf4")
+    ids = torch.tensor([random_rows(0)[0]])
+    with torch.no_grad(), models.active(model, []):
+        before = model(input_ids=ids).logits
+    run(model, task)
+    with torch.no_grad():
+        assert not torch.equal(model(input_ids=ids).logits, before)
+        with models.active(model, []):
+            assert torch.equal(model(input_ids=ids).logits, before)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        name for name, _ in model.named_parameters() if "lora_" in name
+    }
+
+
+def test_past_its_budget_the_best_epoch_is_kept(problem):
+    model, task = problem()
+    outcome = run(model, task, methods.ga(), stopping.Goal(mean_below=0.0), budget=0.05)
+    assert "past its budget" in outcome.stopped_because and not outcome.goal_reached
+    assert f"The adapter of epoch {outcome.kept_epoch} was kept" in outcome.stopped_because
+    allowed = [line for line in outcome.log if stopping.within(0.05, line, outcome.log[0])]
+    assert outcome.log[-1] not in allowed
+    best = min(allowed, key=stopping.merit)
+    assert best["epoch"] == outcome.kept_epoch
+    now = score(model, task.forget)["memorization_accuracy"].mean()
+    assert now == pytest.approx(best["memorization_accuracy_mean"])
+
+
+def test_a_run_that_explodes_keeps_what_it_had(problem):
+    model, task = problem()
+    training = Training(learning_rate=1e30, max_epochs=5, optimizer="sgd")
+    outcome = run(model, task, methods.ga(), training=training)
+    assert "not finite" in outcome.stopped_because and outcome.kept_epoch == 0
+    pd.testing.assert_frame_equal(score(model, task.forget), task.before)
+
+
+def test_epochs_run_out(problem):
+    model, task = problem(validation=False)
+    outcome = run(model, task, training=Training(learning_rate=1e-5, max_epochs=2))
+    assert outcome.stopped_because.startswith("2 epochs passed") and outcome.log[-1]["validation_perplexity"] is None
+
+
+def test_nothing_to_forget(problem):
+    model, task = problem()
+    outcome = run(model, task, goal=stopping.Goal(mean_below=1.0))
+    assert outcome.goal_reached and len(outcome.log) == 1 and "before training" in outcome.stopped_because
+
+
+def test_several_steps_an_epoch(problem):
+    model, task = problem()
+    steps = []
+    optimizer_step = torch.optim.AdamW.step
+    torch.optim.AdamW.step = lambda self, *a, **k: (steps.append(1), optimizer_step(self, *a, **k))[1]
+    try:
+        run(model, task, methods.ga(), training=Training(max_epochs=2, sequences_per_step=4))
+    finally:
+        torch.optim.AdamW.step = optimizer_step
+    assert len(steps) == 2 * math.ceil(len(task.forget) / 4)
+
+
+def test_a_seed_is_a_run(problem):
+    def weights(seed):
+        model, task = problem()
+        run(model, task, methods.sga(0.5, 1.0, 4), training=Training(max_epochs=3), seed=seed)
+        return torch.cat([parameter.detach().flatten() for parameter in trainable(model)])
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
