@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def _add_unlearn(parser: jsonargparse.ArgumentParser) -> None:
 
 def _unlearn(call: Any) -> None:
     parser, words = call
-    for flag, value in zip(words, words[1:]):
+    for flag, value in pairwise(words):
         if flag == "--config":
             recipe.existing_recipe(value)
     overwrite = "--overwrite" in words

@@ -35,6 +35,7 @@ def of_run(
     bounds: Bounds,
     model: Any,
     seconds: float,
+    processes: int,
 ) -> dict[str, Any]:
     """The manifest of an unlearning run."""
     kept = outcome.log[outcome.kept_epoch] if outcome.kept_epoch < len(outcome.log) else outcome.log[-1]
@@ -51,6 +52,7 @@ def of_run(
         },
         "cost": {
             "seconds": round(seconds, 1),
+            "processes": processes,
             "epochs": outcome.log[-1]["epoch"],
             "sequences_ascended": outcome.sequences_ascended,
             "peak_memory_bytes": _peak_memory(),

@@ -68,13 +68,15 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
     with _Progress(run, accelerator, goal) as progress:
         outcome = loop.train(
             model, methods.stage(run.method), task, run.training, goal, run.stop.max_perplexity_increase,
-            accelerator, run.seed, progress.update,
+            accelerator, run.stop.patience, run.seed, progress.update,
         )  # fmt: skip
     log.info(outcome.stopped_because)
     after = [deployment.measure(model, form, [*beneath, "default"], sets, **measuring) for form in run.evaluation.forms]
     found = report([before, *after], sets, bounds)
     if accelerator.is_main_process:
-        about = manifest.of_run(run, sets, notes, outcome, goal, bounds, model, time.monotonic() - started)
+        about = manifest.of_run(
+            run, sets, notes, outcome, goal, bounds, model, time.monotonic() - started, accelerator.num_processes
+        )
         with run_folder.new_folder(run.output_dir, overwrite) as folder:
             model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
             about["adapter"]["bytes"] = (folder / "adapter_model.safetensors").stat().st_size
@@ -136,7 +138,9 @@ def evaluate(
     accelerator = Accelerator()
     run = recipe.checked(recipe.Recipe(
         model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
-        data=recipe.Data(forget, retain, reference, validation, holdout, max_tokens, min(150, max_tokens), prefix_tokens),
+        data=recipe.Data(
+            forget, retain, reference, validation, holdout, max_tokens=max_tokens, prefix_tokens=prefix_tokens
+        ),
         evaluation=recipe.Evaluation(list(forms), list(metrics), bounds, batch_size),
     ))  # fmt: skip
     table.chosen(metrics)
@@ -195,7 +199,7 @@ def score_files(
     accelerator = Accelerator()
     run = recipe.checked(recipe.Recipe(
         model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
-        data=recipe.Data(forget, max_tokens=max_tokens, stride=min(150, max_tokens), prefix_tokens=prefix_tokens),
+        data=recipe.Data(forget, max_tokens=max_tokens, prefix_tokens=prefix_tokens),
         evaluation=recipe.Evaluation(metrics=list(metrics), batch_size=batch_size),
     ))  # fmt: skip
     sets, _ = _load_sets(run)
@@ -247,7 +251,10 @@ def _load_sets(run: Recipe) -> tuple[Sets, list[str]]:
 
 
 def _load_set(source: Source, tokenizer: Any, run: Recipe, vocab_size: int) -> Dataset:
-    places = [assets.resolve(place) for place in ([source] if isinstance(source, str) else source)]
+    # Paths, not strings: of several strings nobody could say whether they are names of files or texts.
+    places: list[Any] = (
+        [assets.resolve(source)] if isinstance(source, str) else [Path(assets.resolve(p)) for p in source]
+    )
     return data.load_sequences(
         places if len(places) > 1 else places[0],
         tokenizer,

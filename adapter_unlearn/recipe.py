@@ -55,7 +55,7 @@ class Data:
         validation: general unseen text; steers the guard and the choice of the epoch.
         holdout: general unseen text; only ever reported.
         max_tokens: longer texts become overlapping windows of this many tokens.
-        stride: tokens from the start of one window to the next.
+        stride: tokens from the start of one window to the next; at most a window's length.
         prefix_tokens: tokens given before the model must recite the rest; at most half of a sequence.
     """
 
@@ -118,7 +118,10 @@ class Stop:
         max_below: every memorization accuracy is below this (reference: the reference set's 95 % quantile).
         extractable: at most this many sequences are extractable.
         longest_run: no verbatim run is longer than this many tokens (reference: the reference set's longest).
-        max_perplexity_increase: the guard: stop when the validation perplexity has grown by more than this share.
+        max_perplexity_increase: the budget: no adapter is kept under which the validation perplexity has grown by more
+            than this share, unless there is no validation set.
+        patience: the guard: stop after this many epochs in a row past the budget. With a retain term perplexity may
+            come back; without, 1 is right.
     """
 
     mean_below: Level = 0.33
@@ -126,6 +129,7 @@ class Stop:
     extractable: int | None = None
     longest_run: int | Literal["reference"] | None = None
     max_perplexity_increase: float | None = 0.05
+    patience: int = 1
 
 
 @dataclass(frozen=True)
@@ -253,7 +257,13 @@ def checked(recipe: Recipe) -> Recipe:
         RecipeError: names the key, the value and the range.
     """
     positive = ["adapter.r", "adapter.alpha", "training.learning_rate", "training.max_epochs", "training.batch_size"]
-    positive += ["training.sequences_per_step", "evaluation.batch_size", "data.stride", "data.prefix_tokens"]
+    positive += [
+        "training.sequences_per_step",
+        "stop.patience",
+        "evaluation.batch_size",
+        "data.stride",
+        "data.prefix_tokens",
+    ]
     for key in positive:
         _require(recipe, key, lambda value: value > 0, "above 0")
     for key in ("stop.mean_below", "stop.max_below"):
@@ -262,7 +272,6 @@ def checked(recipe: Recipe) -> Recipe:
         _require(recipe, key, lambda value: value >= 0, "0 or more")
     _require(recipe, "adapter.dropout", lambda value: 0 <= value < 1, "at least 0 and below 1")
     _require(recipe, "data.max_tokens", lambda value: value >= 2, "2 or more")
-    _require(recipe, "data.stride", lambda value: value <= recipe.data.max_tokens, "at most data.max_tokens")
     for key in ("mean_below", "max_below", "longest_run"):
         if getattr(recipe.stop, key) == "reference" and recipe.data.reference is None:
             raise RecipeError(f"recipe key stop.{key}: `reference` needs data.reference; give that file or a number")

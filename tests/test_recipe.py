@@ -67,7 +67,7 @@ def test_flags_win_over_the_file(write):
         ("stop: {mean_below: refernce}", "stop.mean_below"),
         ("stop: {max_below: reference}", "data.reference"),
         ("data: {forget: f, max_tokens: 1}", "data.max_tokens"),
-        ("data: {forget: f, stride: 300}", "data.stride"),
+        ("data: {forget: f, stride: 0}", "data.stride"),
         ("adapter: {dropout: 1.0}", "adapter.dropout"),
         ("evaluation: {forms: [melted]}", "evaluation.forms"),
         ("model: [", "recipe"),

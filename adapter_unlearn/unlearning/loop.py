@@ -82,6 +82,7 @@ def train(
     goal: Goal,
     budget: float | None,
     accelerator: Accelerator,
+    patience: int = 1,
     seed: int = 0,
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> Outcome:
@@ -95,6 +96,7 @@ def train(
         goal: stops when it holds.
         budget: largest share by which the validation perplexity may grow; None for no limit.
         accelerator: this process's place among the others; all get the same adapter.
+        patience: epochs in a row past the budget before the run stops.
         seed: of every draw.
         on_epoch: called with each record of the log.
 
@@ -111,6 +113,7 @@ def train(
     if stopping.reached(goal, base):
         outcome.goal_reached, outcome.stopped_because = True, "The stop rule held before training; nothing was changed."
         return outcome
+    past = 0
     for epoch in range(1, training.max_epochs + 1):
         started = time.monotonic()
         losses, norm, selected = _pass(model, optimizer, stage, task, accuracy, training, generator, accelerator)
@@ -124,12 +127,15 @@ def train(
         accuracy = scored["memorization_accuracy"].to_numpy(dtype=float)
         outcome.log.append(record)
         on_epoch(record)
-        if not stopping.within(budget, record, base):
+        past = 0 if stopping.within(budget, record, base) else past + 1
+        if past >= patience:
             increase = stopping.perplexity_increase(record, base)
             outcome.stopped_because = (
                 f"Validation perplexity was {increase:+.1%} in epoch {epoch}, past its budget of {budget:+.1%}."
             )
             break
+        if past:
+            continue
         if stopping.reached(goal, record):
             outcome.goal_reached, outcome.kept_epoch = True, epoch
             outcome.stopped_because = f"The stop rule held in epoch {epoch}."

@@ -1,8 +1,8 @@
 """The table of losses. To add one: write its function, add its row.
 
 A loss maps the float32 logits of some tokens, shape (n, vocabulary), and the tokens that follow in the text, shape
-(n,), to one number a token, shape (n,). It only ever sees a chunk: the logits of a whole batch never exist. The sign and
-weight are the term's, the mean over all tokens of a step is the loop's.
+(n,), to one number a token, shape (n,). It only ever sees a chunk: the logits of a whole batch never exist. The sign
+and weight are the term's, the mean over all tokens of a step is the loop's.
 """
 
 from __future__ import annotations

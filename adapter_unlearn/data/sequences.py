@@ -1,0 +1,217 @@
+"""Rows become sequences: checked, tokenized once, and cut into windows on their token ids.
+
+No message holds a text or a token. Whatever a human counts begins with 1: rows and lines, default ids, windows.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pandas as pd
+
+from adapter_unlearn.data.overlap import DESCRIPTION
+from adapter_unlearn.data.reading import COLUMNS, EXPECTED, Row, Table, read
+from adapter_unlearn.errors import InputError
+
+_FORMS = (["text"], ["input_ids"], ["prompt", "completion"])
+_STRING, _INTEGER = datasets.Value("string"), datasets.Value("int32")
+_FEATURES = {"id": _STRING, "document": _STRING, "input_ids": datasets.Sequence(_INTEGER)}
+_FEATURES |= {"prefix_tokens": _INTEGER, "scored_from": _INTEGER}
+
+
+class _Tokens(NamedTuple):
+    lead: list[int]  # the bos, where there is one
+    body: list[int]
+    prompt: int  # how many tokens of the body are prompt
+
+
+def load_sequences(
+    source: Any,
+    tokenizer: Any = None,
+    *,
+    max_tokens: int = 200,
+    stride: int = 150,
+    prefix_tokens: int = 50,
+    vocab_size: int | None = None,
+) -> datasets.Dataset:
+    """Read texts or token ids and return a Dataset of sequences, held in memory.
+
+    `source` is a path (.jsonl, .json, .csv, .parquet, .txt, .npy); a list of paths (.npy: joined along axis 1; others:
+    one after another); a folder that is a dataset or a hub id `owner/name`, both with `:split` if it isn't train; a
+    Dataset; a DataFrame; a list of dicts or of texts. Columns: `text`, or `input_ids`, or `prompt` and `completion`,
+    and perhaps `id`; otherwise a row's number, counted on over all files, is its id.
+    `tokenizer` is needed for text. It adds its leading bos, if it does so by default, and no other special token.
+
+    Resulting columns, one row a sequence: `id` (str; `document#1`, … for windows of a long text), `document` (str),
+    `input_ids` (list of T ints, T <= `max_tokens`), `prefix_tokens` (int: min(`prefix_tokens`, T // 2), or the prompt's
+    length), `scored_from` (int: index of the first token whose prediction counts: 1, or the prompt's length).
+    Windows start every `stride` tokens (at most a window's length, so that none is lost), the last one ends with the
+    text. A row with T < 2 is kept.
+
+    Raises InputError, one sentence that never holds the text, if the source or one of the numbers can't be used.
+    """
+    _check_lengths(max_tokens, stride, prefix_tokens)
+    tables = read(source)
+    form = _form(tables)
+    rows = [row for table in tables for row in table.rows]
+    documents = _documents(rows, own=any("id" in table.columns for table in tables))
+    bos = _default_bos(tokenizer)
+    used: dict[str, str] = {}
+    sequences: list[tuple[Any, ...]] = []
+    for row, document, tokens in zip(rows, documents, _tokens(rows, form, tokenizer, bos), strict=True):
+        _check_vocabulary(row, tokens, vocab_size, form)
+        windows = list(_windows(tokens, max_tokens, stride, prefix_tokens))
+        ids = [document] if len(windows) == 1 else [f"{document}#{k}" for k in range(1, len(windows) + 1)]
+        for name in {document, *ids}:
+            if name in used:
+                raise InputError(
+                    f"{row.place}: its id, or a window's id made of it, is that of {used[name]}; change one"
+                )
+            used[name] = row.place
+        sequences += [(name, document, *window) for name, window in zip(ids, windows, strict=True)]
+    columns = dict(zip(_FEATURES, map(list, zip(*sequences, strict=True)), strict=True))
+    description = "" if bos is None else f"{DESCRIPTION}{bos}"
+    info = datasets.DatasetInfo(description=description, features=datasets.Features(_FEATURES))
+    return datasets.Dataset.from_dict(columns, info=info)
+
+
+def _check_lengths(max_tokens: int, stride: int, prefix_tokens: int) -> None:
+    if max_tokens < 2:
+        raise InputError(f"max_tokens is {max_tokens}, but a prediction needs 2 tokens; give 2 or more")
+    if stride < 1:
+        raise InputError(f"stride is {stride}; give 1 or more")
+    if prefix_tokens < 1:
+        raise InputError(f"prefix_tokens is {prefix_tokens}; give 1 or more")
+
+
+def _form(tables: list[Table]) -> list[str]:
+    """The one form that all tables have, as its columns."""
+    for table in tables:
+        form = [column for column in COLUMNS[:-1] if column in table.columns]
+        if not table.rows:
+            raise InputError(f"{table.name}: no rows; give at least one text")
+        if form not in _FORMS:
+            found = f"can't tell what to read from its columns ({_shown(table.columns)})"
+            raise InputError(f"{table.name}: {found}; give exactly one of these: {EXPECTED}")
+        if any(column not in tables[0].columns for column in form):
+            raise InputError(f"{table.name}: other columns than in {tables[0].name}; load files of one form together")
+        if repeated := [column for column in COLUMNS if table.columns.count(column) > 1]:
+            raise InputError(f"{table.name}: two columns are called {repeated[0]}; rename or remove one")
+    return form
+
+
+def _shown(columns: list[str]) -> str:
+    """Column names for a message. One that looks like no name may be a text: line 1 of a CSV file without header."""
+    plain = [column for column in columns if re.fullmatch(r"[A-Za-z][A-Za-z_]{0,23}", column)]
+    hidden = [f"{len(columns) - len(plain)} not shown, as they may be text"] if len(plain) < len(columns) else []
+    return ", ".join(plain + hidden) or "none"
+
+
+def _documents(rows: list[Row], own: bool) -> list[str]:
+    """Each row's own `id`, or its number."""
+    if not own:
+        return [str(number) for number in range(1, len(rows) + 1)]
+    for row in rows:
+        value = row.values.get("id")
+        if isinstance(value, bool) or not isinstance(value, str | int | np.integer) or not str(value).strip():
+            raise InputError(f"{row.place}: column id holds no text and no integer; give every row an id, or none")
+    return [str(row.values["id"]) for row in rows]
+
+
+def _text(row: Row, column: str) -> str:
+    """The row's text in `column`, unchanged."""
+    value = row.values.get(column)
+    missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    if missing or (isinstance(value, str) and not value.strip()):
+        raise InputError(f"{row.place}: no text in column {column}; fill it or remove the row")
+    if not isinstance(value, str):
+        raise InputError(f"{row.place}: column {column} holds no text but a {type(value).__name__}; make it a string")
+    if re.search("[\ud800-\udfff]", value):
+        raise InputError(f"{row.place}: column {column} holds half a surrogate pair, which is no character; mend it")
+    return value
+
+
+def _token_ids(row: Row) -> list[int]:
+    """The row's token ids, as Python ints."""
+    value = row.values.get("input_ids")
+    if isinstance(value, str):  # a CSV file writes a list as JSON
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(value, list | tuple) or not value:
+        raise InputError(f"{row.place}: no list of token ids in column input_ids; fill it or remove the row")
+    if not all(issubclass(kind, int | np.integer) and kind is not bool for kind in set(map(type, value))):
+        raise InputError(f"{row.place}: column input_ids holds something else than whole numbers; give token ids")
+    return list(map(int, value))
+
+
+def _check_vocabulary(row: Row, tokens: _Tokens, vocab_size: int | None, form: list[str]) -> None:
+    limit = 2**31 if vocab_size is None else vocab_size
+    ids = tokens.lead + tokens.body
+    if min(ids) < 0 or max(ids) >= limit:
+        mend = "check the ids against the model" if form == ["input_ids"] else "give the model's own tokenizer"
+        raise InputError(f"{row.place}: a token id is outside the vocabulary, 0 to {limit - 1}; {mend}")
+
+
+def _default_bos(tokenizer: Any) -> int | None:
+    """The bos that the tokenizer puts before a text unasked. The probe is a text: on "" an eos may look like it."""
+    if tokenizer is None or tokenizer.bos_token_id is None:
+        return None
+    bos: int = tokenizer.bos_token_id
+    usual, plain = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    return bos if usual[:1] == [bos] != plain[:1] else None
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> Iterator[list[int]]:
+    """Token ids without special tokens; in batches, because the tokenizer's own records are far larger than the ids."""
+    for start in range(0, len(texts), 1000):
+        batch = texts[start : start + 1000]
+        # verbose=False: that a text is longer than the model's context is no news, it will be cut into windows
+        yield from tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _tokens(rows: list[Row], form: list[str], tokenizer: Any, bos: int | None) -> Iterator[_Tokens]:
+    """The tokens of each row. Prompt and completion are tokenized apart: the prompt is what an attacker types."""
+    parts: Iterable[tuple[list[int], ...]]
+    if form == ["input_ids"]:
+        parts = ((_token_ids(row),) for row in rows)
+    elif tokenizer is None:
+        raise InputError(f"{rows[0].place}: text needs a tokenizer, and none is given; give one, or give input_ids")
+    else:
+        texts = [[_text(row, column) for row in rows] for column in form]
+        parts = zip(*(_encode(tokenizer, column) for column in texts), strict=True)
+    for row, (*prompts, rest) in zip(rows, parts, strict=True):
+        if not rest:
+            raise InputError(f"{row.place}: the tokenizer makes no token of its {form[-1]}; remove the row")
+        ids = [*chain(*prompts), *rest]
+        brought = [bos] if bos is not None and ids[0] == bos else []  # by token ids, or by a text that spells it out
+        lead = [bos] if bos is not None and form != ["input_ids"] else brought
+        yield _Tokens(lead, ids[len(brought) :], max(0, len(ids) - len(rest) - len(brought)))
+
+
+def _windows(tokens: _Tokens, max_tokens: int, stride: int, prefix_tokens: int) -> Iterator[tuple[list[int], int, int]]:
+    """Cut a row into (input_ids, prefix_tokens, scored_from), each of at most `max_tokens` tokens, bos included.
+
+    A prompt that would fill a window is cut to its end, half a window long. Prompt tokens never count. The prompt is
+    the first window's prefix; of a later window, which may hold the prompt's end, the prefix is that at least.
+    """
+    lead, body, prompt = tokens
+    room = max_tokens - len(lead)
+    if prompt >= room:
+        kept = max_tokens // 2 - len(lead)
+        body, prompt = body[prompt - kept :], kept
+    last = max(0, len(body) - room)
+    for start in [*range(0, last, min(stride, room)), last]:
+        ids = lead + body[start : start + room]
+        prompted = len(lead) + prompt - start if prompt > start else 0
+        prefix = min(prefix_tokens, len(ids) // 2)
+        if prompted:
+            prefix = prompted if start == 0 else max(prompted, prefix)
+        yield ids, prefix, max(1, prompted)

@@ -1,0 +1,79 @@
+"""One process or two, one batch or several: the same adapter. Under `accelerate launch`, as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_rows
+from safetensors.torch import load_file
+
+from adapter_unlearn import recipe, shipped, unlearn
+
+LENGTHS = (24, 32, 40, 28, 36, 64, 31, 27)
+
+
+@pytest.fixture
+def settings(memorizers, write_rows, tmp_path):
+    def build(name: str, batch_size: int) -> dict:
+        return {
+            "model": {"name": str(memorizers("llama")), "quantization": "none", "dtype": "float32"},
+            "data": {
+                "forget": write_rows("forget.jsonl", random_rows(0)[:8]),
+                "retain": write_rows("retain.jsonl", random_rows(7, (30, 20, 25))),
+                "validation": write_rows("validation.jsonl", random_rows(8, (30, 20, 25))),
+            },
+            "output_dir": str(tmp_path / name),
+            "adapter": {"r": 4, "alpha": 8},
+            "method": {"name": "sga", "threshold": 0.5, "retain_weight": 0.5, "retain_sequences": 2},
+            "training": {"learning_rate": 3e-3, "max_epochs": 60, "batch_size": batch_size},
+            "stop": {"mean_below": 0.08, "max_perplexity_increase": None},
+        }
+
+    return build
+
+
+def launch(settings: dict, folder: Path, processes: int) -> str:
+    """Train under accelerate with that many CPU processes; return what it printed."""
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(recipe.from_mapping(settings)))
+    script = shipped.folder() / "unlearn.py"
+    several = ["--multi_gpu"] if processes > 1 else []  # --cpu would silently run one process
+    words = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)]
+    words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    words += [str(script), "--config", str(folder / "recipe.yaml")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def adapter(folder: str) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "adapter_model.safetensors")
+
+
+def test_the_adapter_does_not_depend_on_batches_or_processes(settings, tmp_path):
+    whole, halves, shared = settings("whole", 8), settings("halves", 4), settings("shared", 4)
+    unlearn(whole)
+    unlearn(halves)
+    printed = launch(shared, tmp_path, processes=2)
+    assert printed.count("Load it with plain PEFT") == 1, "only one process may speak"
+    manifest = json.loads((tmp_path / "shared" / "unlearning.json").read_text())
+    assert manifest["cost"]["processes"] == 2
+    log = [json.loads(line) for line in (tmp_path / "whole" / "train_log.jsonl").read_text().splitlines()]
+    assert log[1]["n_selected"] > 2 and log[-1]["n_selected"] == 1, "the selection must shrink to one sequence"
+    expected = adapter(whole["output_dir"])
+    for run in (halves, shared):
+        for name, tensor in adapter(run["output_dir"]).items():
+            assert float((tensor - expected[name]).abs().max()) < 1e-5, (run["output_dir"], name)
+
+
+def test_one_process_under_accelerate(settings, tmp_path):
+    run = settings("single", 8)
+    run["training"]["max_epochs"] = 2
+    launch(run, tmp_path, processes=1)
+    assert json.loads((tmp_path / "single" / "unlearning.json").read_text())["cost"]["processes"] == 1
