@@ -96,6 +96,8 @@ def test_a_recipe_without_data_or_file(write, tmp_path):
         ({}, "unknown method None"),
         ({"name": "sga", "threshold": 1.5}, "method.threshold"),
         ({"name": "sga", "threshold": "high"}, "method.threshold"),
+        ({"name": "sga", "threshold": None}, "method.threshold"),
+        ({"name": "sga", "run_threshold": 0}, "method.run_threshold"),
         ({"name": "sga", "threshold": math.nan}, "method.threshold"),
         ({"name": "ga", "threshold": 0.5}, "ga takes no such parameter"),
         ({"name": "sga", "retain_weight": -1}, "method.retain_weight"),
@@ -109,7 +111,7 @@ def test_a_bad_method(method, named):
 
 def test_defaults_are_written_out():
     assert methods.resolve({"name": "sga"}) == {
-        "name": "sga", "threshold": 0.7, "retain_weight": 0.0, "retain_sequences": 32,
+        "name": "sga", "threshold": 0.7, "run_threshold": None, "retain_weight": 0.0, "retain_sequences": 32,
     }  # fmt: skip
 
 

@@ -27,23 +27,33 @@ GENERATOR = np.random.default_rng(0)
 # --- selection ---
 
 
+def scores(accuracy, runs=None):
+    return pd.DataFrame({"memorization_accuracy": accuracy, "longest_verbatim_run": runs or [0.0] * len(accuracy)})
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0, 1))
 def test_threshold_selects_what_is_memorized_or_the_most_memorized_one(accuracy, threshold):
-    selected = at_least(threshold)(np.array(accuracy), GENERATOR).tolist()
+    selected = at_least(threshold)(scores(accuracy), GENERATOR).tolist()
     expected = [i for i, g in enumerate(accuracy) if g >= threshold]
     assert selected == (expected or [accuracy.index(max(accuracy))])
 
 
 def test_what_cannot_be_scored_is_not_ascended():
-    accuracy = np.array([math.nan, 0.2, math.nan, 0.9])
-    assert at_least(0.0)(accuracy, GENERATOR).tolist() == [1, 3]
-    assert at_least(0.95)(accuracy, GENERATOR).tolist() == [3]
+    partly = scores([math.nan, 0.2, math.nan, 0.9])
+    assert at_least(0.0)(partly, GENERATOR).tolist() == [1, 3]
+    assert at_least(0.95)(partly, GENERATOR).tolist() == [3]
+
+
+def test_a_long_run_is_selected_whatever_the_accuracy():
+    partly = scores([0.1, 0.9, 0.2, math.nan], runs=[9, 2, 8, math.nan])
+    assert at_least(0.5, run_threshold=9)(partly, GENERATOR).tolist() == [0, 1]
+    assert at_least(0.95, run_threshold=10)(partly, GENERATOR).tolist() == [1]
 
 
 def test_a_sample_has_no_row_twice():
-    drawn = sample(8)(np.zeros(20), np.random.default_rng(1))
+    drawn = sample(8)(scores([0.0] * 20), np.random.default_rng(1))
     assert len(set(drawn.tolist())) == 8
-    assert sample(8)(np.zeros(5), GENERATOR).tolist() == [0, 1, 2, 3, 4]
+    assert sample(8)(scores([0.0] * 5), GENERATOR).tolist() == [0, 1, 2, 3, 4]
 
 
 # --- stop rules ---
@@ -319,7 +329,7 @@ def test_several_steps_an_epoch(problem):
 def test_a_seed_is_a_run(problem):
     def weights(seed):
         model, task = problem()
-        run(model, task, methods.sga(0.5, 1.0, 4), training=Training(max_epochs=3), seed=seed)
+        run(model, task, methods.sga(0.5, None, 1.0, 4), training=Training(max_epochs=3), seed=seed)
         return torch.cat([parameter.detach().flatten() for parameter in trainable(model)])
 
     assert torch.equal(weights(0), weights(0))

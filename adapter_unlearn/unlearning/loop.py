@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from adapter_unlearn import scoring
@@ -17,7 +18,6 @@ from adapter_unlearn.unlearning import stopping
 from adapter_unlearn.unlearning.step import take_step, trainable
 
 if TYPE_CHECKING:
-    import pandas as pd
     from accelerate import Accelerator
     from datasets import Dataset
 
@@ -108,7 +108,7 @@ def train(
     optimizer = OPTIMIZERS[training.optimizer](trainable(model), training.learning_rate)
     outcome = Outcome(log=[_record(0, task.before, task, task.validation_perplexity, started=time.monotonic())])
     on_epoch(outcome.log[0])
-    base, accuracy = outcome.log[0], task.before["memorization_accuracy"].to_numpy(dtype=float)
+    base, scored = outcome.log[0], task.before
     best = (stopping.merit(base), _snapshot(model))
     if stopping.reached(goal, base):
         outcome.goal_reached, outcome.stopped_because = True, "The stop rule held before training; nothing was changed."
@@ -116,7 +116,7 @@ def train(
     past = 0
     for epoch in range(1, training.max_epochs + 1):
         started = time.monotonic()
-        losses, norm, selected = _pass(model, optimizer, stage, task, accuracy, training, generator, accelerator)
+        losses, norm, selected = _pass(model, optimizer, stage, task, scored, training, generator, accelerator)
         outcome.sequences_ascended += selected
         scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
         if not all(map(math.isfinite, [norm, *losses.values(), *scored["loss"][task.before["loss"].notna()]])):
@@ -124,7 +124,6 @@ def train(
             break
         perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
         record = _record(epoch, scored, task, perplexity, started, n_selected=selected, loss=losses, gradient_norm=norm)
-        accuracy = scored["memorization_accuracy"].to_numpy(dtype=float)
         outcome.log.append(record)
         on_epoch(record)
         past = 0 if stopping.within(budget, record, base) else past + 1
@@ -154,7 +153,7 @@ def _pass(
     optimizer: torch.optim.Optimizer,
     stage: Stage,
     task: Task,
-    accuracy: np.ndarray,
+    scored: pd.DataFrame,
     training: Training,
     generator: np.random.Generator,
     accelerator: Accelerator,
@@ -163,17 +162,18 @@ def _pass(
     model.train()
     forget_terms = [term for term in stage.terms if term.rows == "forget"]
     retain_terms = [term for term in stage.terms if term.rows == "retain" and task.retain is not None]
-    selections = [(term, term.select(accuracy, generator)) for term in forget_terms]
+    selections = [(term, term.select(scored, generator)) for term in forget_terms]
     largest = max((len(rows) for _, rows in selections), default=0)
     steps = math.ceil(largest / (training.sequences_per_step or max(largest, 1))) or 1
     shares = [(term, np.array_split(generator.permutation(rows), steps)) for term, rows in selections]
+    unscored = pd.DataFrame(index=range(len(task.retain or [])))
     losses: dict[str, float] = {}
     norm = 0.0
     for step in range(steps):
         parts: list[tuple[Term, Any, list[int]]] = [(term, task.forget, split[step].tolist()) for term, split in shares]
         for term in retain_terms:
             assert task.retain is not None
-            parts.append((term, task.retain, term.select(np.zeros(len(task.retain)), generator).tolist()))
+            parts.append((term, task.retain, term.select(unscored, generator).tolist()))
         losses, norm = take_step(model, optimizer, parts, training.batch_size, accelerator)
         if not math.isfinite(norm):
             break

@@ -39,18 +39,25 @@ class Stage:
     terms: tuple[Term, ...]
 
 
-def sga(threshold: float = 0.7, retain_weight: float = 0.0, retain_sequences: int = 32) -> Stage:
+def sga(
+    threshold: float = 0.7,
+    run_threshold: int | None = None,
+    retain_weight: float = 0.0,
+    retain_sequences: int = 32,
+) -> Stage:
     """Selective gradient ascent (Barbulescu & Triantafillou, 2024): ascend on what is still memorized.
 
     Args:
         threshold: memorization accuracy from which on a sequence is selected, 0..1.
+        run_threshold: length of a verbatim run, in tokens, from which on a sequence is selected too; null is the paper.
         retain_weight: weight of the retain set's loss beside the ascent; 0 leaves it out.
         retain_sequences: retain rows drawn for each step.
     """
     _in_range("threshold", threshold, 0, 1)
+    _in_range("run_threshold", 1 if run_threshold is None else run_threshold, 1, float("inf"))
     _in_range("retain_weight", retain_weight, 0, float("inf"))
     _in_range("retain_sequences", retain_sequences, 1, float("inf"))
-    ascent = Term("forget", at_least(threshold), "cross_entropy", -1.0)
+    ascent = Term("forget", at_least(threshold, run_threshold), "cross_entropy", -1.0)
     if retain_weight == 0:
         return Stage((ascent,))
     return Stage((ascent, Term("retain", sample(retain_sequences), "cross_entropy", retain_weight)))
@@ -63,7 +70,7 @@ def ga(retain_weight: float = 0.0, retain_sequences: int = 32) -> Stage:
         retain_weight: weight of the retain set's loss beside the ascent; 0 leaves it out.
         retain_sequences: retain rows drawn for each step.
     """
-    return sga(0.0, retain_weight, retain_sequences)
+    return sga(0.0, retain_weight=retain_weight, retain_sequences=retain_sequences)
 
 
 METHODS: dict[str, Callable[..., Stage]] = {"ga": ga, "sga": sga}
@@ -85,7 +92,8 @@ def resolve(method: dict[str, Any]) -> dict[str, Any]:
     for key, value in method.items():
         if key != "name" and key not in parameters:
             raise RecipeError(f"recipe key method.{key}: {name} takes no such parameter, only {', '.join(parameters)}")
-        if key != "name" and (isinstance(value, bool) or not isinstance(value, int | float)):
+        optional = value is None and key != "name" and parameters[key].default is None
+        if key != "name" and not optional and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise RecipeError(f"recipe key method.{key}: expected a number, got {value!r}")
     resolved = {"name": name} | {key: method.get(key, parameter.default) for key, parameter in parameters.items()}
     stage(resolved)
