@@ -1,0 +1,122 @@
+"""Numbers and names as people read them: one place, so that terminal, report and card never disagree on a digit.
+
+A missing number (None or NaN) is a dash, never a zero: an unmeasured sequence must not look like a forgotten one.
+Ids and names come from strangers; `clean` and `markdown` take away their power before they reach a page.
+"""
+
+import math
+import re
+from numbers import Real
+from typing import Any
+
+DASH = "—"
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")
+
+
+def number(value: Any) -> float | None:
+    """A value of a summary or a frame as float, or None where nothing was measured."""
+    if not isinstance(value, Real) or math.isnan(value):
+        return None
+    return float(value)
+
+
+def accuracy(value: Any) -> str:
+    """A share between 0 and 1 with three digits: enough to tell a sequence from a bound."""
+    known = number(value)
+    return DASH if known is None else f"{known:.3f}"
+
+
+def count(value: Any) -> str:
+    """A whole number with thousands set apart."""
+    known = number(value)
+    return DASH if known is None else f"{known:,.0f}"
+
+
+def decimal(value: Any) -> str:
+    """About four digits whatever the size, as perplexities and losses need."""
+    known = number(value)
+    if known is None:
+        return DASH
+    if math.isinf(known):
+        return "∞"
+    size = abs(known)
+    if size >= 1e7:
+        return f"{known:.2e}"
+    return f"{known:,.{3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0}f}"
+
+
+def yes_no(value: Any) -> str:
+    """1 and 0 of a per-sequence verdict as words."""
+    known = number(value)
+    return DASH if known is None else "yes" if known else "no"
+
+
+def relative_change(before: Any, after: Any) -> float | None:
+    """By what part `after` is above `before`; None where one of them is missing or `before` is no scale."""
+    old, new = number(before), number(after)
+    return None if old is None or new is None or old <= 0 or math.isinf(old) else new / old - 1
+
+
+def percent(part: float | None, digits: int = 1) -> str:
+    """A relative change in percent, always signed, never `-0.0`."""
+    if part is None:
+        return DASH
+    if math.isinf(part):
+        return "+∞ %"
+    rounded = round(100 * part, digits) + 0.0
+    return f"{rounded:+,.{digits}f} %"
+
+
+def duration(seconds: Any) -> str:
+    """Seconds in the two largest units that matter."""
+    known = number(seconds)
+    if known is None:
+        return DASH
+    if known < 60:
+        return f"{known:.1f} s" if known < 10 else f"{known:.0f} s"
+    minutes, rest = divmod(round(known), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(n_bytes: Any) -> str:
+    """Bytes in decimal units, as file managers and model hubs show them."""
+    known = number(n_bytes)
+    if known is None:
+        return DASH
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if known >= scale:
+            return f"{known / scale:.1f} {unit}" if known < 100 * scale else f"{known / scale:.0f} {unit}"
+    return f"{known:.0f} bytes"
+
+
+def plural(n: float | None, noun: str) -> str:
+    """`1 sequence`, `64 sequences`."""
+    return f"{count(n)} {noun}" if n == 1 else f"{count(n)} {noun}s"
+
+
+def share(n: float, total: float | None, noun: str = "sequence") -> str:
+    """`none of the 64 sequences`, `3 of the 64 sequences`; the total may be unknown."""
+    if total is None:
+        return plural(n, noun) if n else f"no {noun}"
+    return f"{count(n) if n else 'none'} of the {plural(total, noun)}"
+
+
+def clean(text: Any) -> str:
+    """Text with all that is not printable spelled out: no terminal escapes, no line breaks, no reversed writing."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def shorten(text: str, width: int) -> str:
+    """Text cut in the middle, for both ends of an id tell it apart (`record-0012…#3`)."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 3
+    return f"{text[: width - 1 - tail]}…{text[-tail:] if tail else ''}"
+
+
+def markdown(text: Any) -> str:
+    """Text that Markdown, its tables and its embedded HTML show as it is, inside a line; links are not made of it."""
+    escaped = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", escaped)

@@ -1,0 +1,218 @@
+"""report.html: one file, offline, for phone, screen and paper, that a stranger can be handed.
+
+Ids and names in it come from strangers: everything is escaped, and a content policy forbids the page to load anything
+or to run any script but its own. Without scripts only the sorting of the table is lost.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from adapter_unlearn.reporting import facts, figures, forms, images, measures, rows
+from adapter_unlearn.reporting.formatting import DASH, accuracy, clean, count, number, percent, plural, relative_change
+from adapter_unlearn.reporting.verdict import HOLDOUT_LIMIT, NEIGHBOURHOOD_LIMIT, Check, headline, verdict
+
+MAX_ROWS = 500
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the few figures a reader takes home."""
+
+    label: str
+    before: str
+    after: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its heading and what to see in it."""
+
+    title: str
+    drawing: Markup
+    caption: str
+
+
+def render_html(
+    *,
+    sequences: pd.DataFrame,
+    reference: pd.DataFrame,
+    summary: dict[str, Any],
+    train_log: list[dict[str, Any]],
+    manifest: dict[str, Any],
+) -> str:
+    """The report as one page. `train_log` may be empty and `manifest` may have holes: then those parts are left out."""
+    checks = verdict(summary)
+    names = forms.ordered(sequences["form"])
+    worst, total = rows.rows(sequences, summary, MAX_ROWS)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["typeset"] = typeset
+    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        headline=headline(summary, checks),
+        subject=_subject(summary, manifest),
+        base_name=clean(facts.base_name(manifest)),
+        created=clean(manifest.get("created") or "")[:10],
+        package=" ".join(clean(value) for value in (manifest.get("package") or {"name": "adapter-unlearn"}).values()),
+        checks=_by_form(checks),
+        topics=list(dict.fromkeys(check.topic for check in checks)),
+        tiles=_tiles(summary),
+        pictures=_pictures(sequences, reference, summary, train_log, manifest),
+        forms=names,
+        after=forms.after(names),
+        headings={form: forms.heading(form, names) for form in names},
+        descriptions=forms.DESCRIPTIONS,
+        perplexities=measures.rows(summary, measures.PERPLEXITIES),
+        limit_words=(percent(HOLDOUT_LIMIT, 0), percent(NEIGHBOURHOOD_LIMIT, 0)),
+        measures=measures.rows(summary, measures.MEMORIZATION + measures.REFERENCE),
+        summary_forms=forms.ordered(summary.get("forms") or {}),
+        bounds_line=measures.bounds_line(summary),
+        columns=rows.MEASURES,
+        rows=worst,
+        n_sequences=total,
+        has_notes=any(row.note for row in worst),
+        never_seen=_never_seen(reference, names),
+        made=facts.made(manifest),
+        notes=facts.notes(manifest),
+        loading=facts.loading(manifest) if manifest.get("base") and forms.after(names) else "",
+        limits=facts.limits(summary, manifest),
+        glossary=facts.GLOSSARY,
+        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def typeset(text: str) -> str:
+    """Numbers as print shops set them: a true minus, and no line break before a percent sign."""
+    text = f"−{text[1:]}" if text.startswith("-") else text
+    return text.replace(" %", "\u202f%").replace(" -", " −").replace(" before)", "\u00a0before)")
+
+
+def _by_form(checks: list[Check]) -> dict[str, list[Check]]:
+    grouped: dict[str, list[Check]] = {}
+    for check in checks:
+        grouped.setdefault(check.form, []).append(check)
+    return grouped
+
+
+def _subject(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """Whose report this is, in half a line."""
+    figures_of_one = next(iter((summary.get("forms") or {}).values()), None) or {}
+    n, documents = number(figures_of_one.get("n_sequences")), number(figures_of_one.get("n_documents"))
+    texts = "" if n is None else plural(n, "sequence")
+    if texts and documents not in (None, n):
+        texts += f" of {plural(documents, 'document')}"
+    return ", ".join(part for part in (clean(facts.base_name(manifest)), facts.method_name(manifest), texts) if part)
+
+
+def _tiles(summary: dict[str, Any]) -> list[Tile]:
+    """Recitation and memorization, general ability and neighbourhood, for the first form after the base."""
+    measured = summary.get("forms") or {}
+    base = measured.get(forms.BASE) or {}
+    form = next(iter(forms.after(measured)), None)
+    now = (measured.get(form) if form else None) or {}
+    unseen = number(base.get("reference_memorization_accuracy_mean"))
+    total = plural((base or now).get("n_sequences"), "sequence")
+
+    def pair(key: str, show: Callable[[Any], str]) -> tuple[str, str]:
+        return show(base.get(key)), show(now.get(key)) if form else ""
+
+    likeness = "no never-seen text to compare with" if unseen is None else f"never-seen text: {accuracy(unseen)}"
+    tiles = [
+        Tile("Recited word for word", *pair("extractable", count), f"of {total}"),
+        Tile("Memorization accuracy, mean", *pair("memorization_accuracy_mean", accuracy), likeness),
+    ]
+    costs = (
+        ("General text", "holdout_perplexity", "holdout set"),
+        ("Neighbourhood", "reference_perplexity", "never-seen texts of the same kind"),
+    )
+    for label, key, texts in costs if form else ():
+        change = percent(relative_change(base.get(key), now.get(key)))
+        tiles.append(Tile(label, "", change, "not measured" if change == DASH else f"change of perplexity, {texts}"))
+    if len(forms.after(measured)) > 1:
+        tiles = [replace(tile, label=f"{tile.label} ({clean(form)})") for tile in tiles]
+    return tiles
+
+
+def _pictures(
+    sequences: pd.DataFrame,
+    reference: pd.DataFrame,
+    summary: dict[str, Any],
+    train_log: list[dict[str, Any]],
+    manifest: dict[str, Any],
+) -> list[Picture]:
+    outcome = manifest.get("outcome") or {}
+    kept = number(outcome.get("kept_epoch"))
+    drawn = figures.all_figures(sequences, reference, summary, train_log, None if kept is None else int(kept))
+    several = len(forms.after(sequences["form"])) > 1
+    pictures = []
+    for name, figure in drawn.items():
+        if name == "histogram":
+            title = "How memorization is spread"
+            caption = (
+                "The share of sequences at each level of memorization accuracy."
+                " Unlearned well, the forget set lies where never-seen text lies."
+            )
+        elif name == "epochs":
+            title = "The run, epoch by epoch"
+            caption = "Selected: the sequences trained on in that epoch. " + clean(outcome.get("stopped_because") or "")
+        else:
+            form = name.removeprefix("memorization_")
+            title = (
+                "Every sequence"
+                + (", before and after" if form != forms.BASE else "")
+                + (f" ({form})" if several else "")
+            )
+            caption = _sequences_caption(sequences, reference, summary, form)
+        pictures.append(Picture(title, images.svg(figure, name, f"{title}. {caption}"), caption))
+    return pictures
+
+
+def _sequences_caption(sequences: pd.DataFrame, reference: pd.DataFrame, summary: dict[str, Any], form: str) -> str:
+    drawn = sequences["id"][sequences["form"] == form].nunique()
+    caption = "Each sequence is one open circle" + (" and, below it, one filled circle." if form != forms.BASE else ".")
+    band = forms.reference_band(reference) or forms.summary_band(summary)
+    if band:
+        caption += f" Shaded: {accuracy(band[0])} to {accuracy(band[1])}, where 90 % of never-seen text lies."
+    missing = int(sequences.loc[sequences["form"] == form, "memorization_accuracy"].isna().sum())
+    if missing:
+        caption += (
+            f" {plural(missing, 'sequence')} could not be scored and {'is' if missing == 1 else 'are'} not drawn."
+        )
+    if drawn > figures.MAX_DRAWN:
+        caption += f" Of {count(drawn)} sequences the most memorized and an even sample of the others are drawn."
+    return caption
+
+
+def _never_seen(reference: pd.DataFrame, names: list[str]) -> list[tuple[str, list[str]]]:
+    """Lines of the reference set's mean and highest figures, in the columns of the table of sequences."""
+    if reference.empty:
+        return []
+    lines = []
+    for label, how in (("never seen, mean", "mean"), ("never seen, highest", "max")):
+        cells = []
+        for measure, _, show in rows.MEASURES:
+            for form in names:
+                found = forms.values(reference, form, measure)
+                if measure == "extractable":
+                    cells.append("" if how == "max" else DASH if found.empty else count(found.sum()))
+                else:
+                    cells.append(DASH if found.empty else show(found.agg(how)))
+        lines.append((label, cells))
+    return lines

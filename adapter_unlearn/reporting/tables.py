@@ -1,0 +1,133 @@
+"""Tables for the terminal, at home in 80 columns and as plain text: ids and figures only, never a word of the texts."""
+
+import io
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from adapter_unlearn.reporting import forms, measures
+from adapter_unlearn.reporting.formatting import DASH, accuracy, clean, count, number, shorten, yes_no
+from adapter_unlearn.reporting.verdict import Check
+
+ID_WIDTH = 24
+_MARKS = {"pass": "green", "fail": "bold red", "unknown": "yellow"}
+
+
+def proof_table(sequences: pd.DataFrame, reference: pd.DataFrame, max_rows: int = 25, form: str | None = None) -> Table:
+    """A row a forget sequence, before → after, most memorized first; below them the whole set beside never-seen text.
+
+    `form` is the deployment form shown as `after`, by default the first one there is. The rows past `max_rows` are
+    counted, and still stand in the lines of means and highest values.
+    """
+    chosen = form or next(iter(forms.after(sequences["form"])), None)
+    shown = [forms.BASE] if chosen is None else [forms.BASE, chosen]
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim", pad_edge=False)
+    table.add_column("sequence", no_wrap=True, overflow="ellipsis", max_width=ID_WIDTH)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    arrow = "" if chosen is None else "\nbefore → after"
+    table.add_column(f"accuracy{arrow}", justify="right", no_wrap=True)
+    table.add_column("recited", justify="right", no_wrap=True)
+    table.add_column(f"verbatim run{arrow}", justify="right", no_wrap=True)
+
+    pairs = forms.wide(sequences)
+    by: Any = [("memorization_accuracy", form) for form in shown if ("memorization_accuracy", form) in pairs]
+    pairs = pairs.sort_values(by=by, ascending=False, kind="stable") if by else pairs
+    for _, row in pairs.head(max_rows).iterrows():
+        table.add_row(
+            Text(shorten(clean(row["id", ""]), ID_WIDTH)),
+            count(row.get(("n_tokens", ""))),
+            _pair(row, "memorization_accuracy", shown, accuracy),
+            _pair(row, "extractable", shown, yes_no),
+            _pair(row, "longest_verbatim_run", shown, count),
+        )
+    hidden = len(pairs) - max_rows
+    if hidden > 0:
+        table.add_row(Text(f"… {hidden:,} more", style="dim"))
+    table.add_section()
+    _add_aggregates(table, sequences, "forget set", shown)
+    if len(reference):
+        table.add_section()
+        _add_aggregates(table, reference, "never seen", shown)
+    table.caption = "accuracy: the share of tokens the model gets right, each from the true text before it"
+    return table
+
+
+def _pair(row: "pd.Series[Any]", measure: str, shown: list[str], show: Any) -> str:
+    return " → ".join(show(row.get((measure, form))) for form in shown)
+
+
+def _add_aggregates(table: Table, frame: pd.DataFrame, name: str, shown: list[str]) -> None:
+    """Mean and highest of a set; under `recited` stands how many are."""
+    name = f"{name} ({frame['id'].nunique():,})"
+
+    def joined(measure: str, how: str, show: Any) -> str:
+        columns = [forms.values(frame, form, measure) for form in shown]
+        return " → ".join(DASH if column.empty else show(column.agg(how)) for column in columns)
+
+    for how, recited in (("mean", joined("extractable", "sum", count)), ("max", "")):
+        accuracies = joined("memorization_accuracy", how, accuracy)
+        label = f"{name}, {'mean' if how == 'mean' else 'highest'}"
+        table.add_row(label, "", accuracies, recited, joined("longest_verbatim_run", how, count))
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """A row a measure, a column a form; perplexities with their change against the base."""
+    names = forms.ordered(summary.get("forms") or {})
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim", pad_edge=False)
+    table.add_column(_population(summary), ratio=1)
+    for name in names:
+        table.add_column(Text(clean(name)), justify="right", no_wrap=True)
+    previous = None
+    for measure, cells in measures.rows(summary):
+        group = next(i for i, rows in enumerate(_GROUPS) if measure in rows)
+        if previous is not None and group != previous:
+            table.add_section()
+        previous = group
+        table.add_row(measure.label, *(_stacked(cells[name], len(names)) for name in names))
+    table.caption = measures.bounds_line(summary)
+    return table
+
+
+_GROUPS = (measures.MEMORIZATION, measures.PERPLEXITIES, measures.REFERENCE)
+
+
+def _stacked(cell: measures.Cell, n_forms: int) -> str:
+    """Value and change side by side; one above the other where four forms would not fit."""
+    return f"{cell.text}{' ' if n_forms <= 3 else chr(10)}{cell.change}".strip()
+
+
+def _population(summary: dict[str, Any]) -> str:
+    for figures in (summary.get("forms") or {}).values():
+        n, documents = number((figures or {}).get("n_sequences")), number((figures or {}).get("n_documents"))
+        if n is not None:
+            return (
+                f"{n:,.0f} sequences" if documents in (None, n) else f"{n:,.0f} sequences, {documents:,.0f} documents"
+            )
+    return ""
+
+
+def verdict_table(checks: list[Check]) -> Table:
+    """A row a check: the outcome as a word, its topic, the sentence; the form too where there are several."""
+    several = len({check.form for check in checks}) > 1
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    if several:
+        table.add_column(no_wrap=True)
+    table.add_column(ratio=1)
+    previous = None
+    for check in checks:
+        form = [Text(clean(check.form) if check.form != previous else "", style="dim")] if several else []
+        table.add_row(Text(check.outcome, style=_MARKS[check.outcome]), *form, Text(clean(check.sentence)))
+        previous = check.form
+    return table
+
+
+def render_text(renderable: RenderableType, width: int = 80) -> str:
+    """Plain text without colour or escapes, for logs, pipes and tests."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, no_color=True, force_terminal=False, legacy_windows=False).print(renderable)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"

@@ -1,0 +1,64 @@
+"""What a person sees in the terminal when a verb is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from adapter_unlearn import run_folder
+from adapter_unlearn.reporting.tables import proof_table, summary_table, verdict_table
+from adapter_unlearn.reporting.verdict import verdict
+
+
+def show_run(folder: Path, demo: bool = False) -> None:
+    """A finished run: every text before and after, what it cost the model, the verdict, and how to use the adapter."""
+    summary, about = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("summary.json", run_folder.MANIFEST)
+    )
+    sequences = pd.read_parquet(folder / "sequences.parquet")
+    unseen = folder / "reference.parquet"
+    reference = pd.read_parquet(unseen) if unseen.exists() else pd.DataFrame(columns=sequences.columns)
+    show_report(sequences, reference, summary, max_rows=len(sequences) if demo else 25)
+    console = _console()
+    size = about["adapter"]["bytes"] / 1024
+    console.print(about["outcome"]["stopped_because"])
+    console.print(f"\nadapter  {folder.absolute()} ({size:,.0f} KiB)\nreport   {(folder / 'report.html').absolute()}\n")
+    console.print("Load it with plain PEFT:")
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    console.print(f'  base = AutoModelForCausalLM.from_pretrained("{base}")')
+    console.print(f'  model = PeftModel.from_pretrained(base, "{folder.absolute()}")')
+    if demo:
+        console.print(
+            "\nNow your own model and texts:\n"
+            "  adapter-unlearn recipes copy gpt-neo-125m/sga.yaml my.yaml\n"
+            "  adapter-unlearn unlearn --config my.yaml --model.name MODEL --data.forget TEXTS.jsonl"
+        )
+
+
+def show_report(sequences: pd.DataFrame, reference: pd.DataFrame, summary: dict[str, Any], max_rows: int = 25) -> None:
+    """An evaluation: the sequences, the aggregates, the verdict."""
+    console = _console()
+    console.print(proof_table(sequences, reference, max_rows=max_rows))
+    console.print(summary_table(summary))
+    console.print(verdict_table(verdict(summary)))
+    console.print()
+
+
+def show_scores(frame: pd.DataFrame, max_rows: int = 50) -> None:
+    """The most memorized rows of a score table, and means over all."""
+    first = next((name for name in ("memorization_accuracy", *frame.columns[2:-1]) if name in frame), None)
+    shown = frame if first is None else frame.sort_values(first, ascending=False, kind="stable")
+    with pd.option_context("display.max_colwidth", 40, "display.width", 140, "display.max_columns", 20):
+        print(shown.head(max_rows).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+        if len(shown) > max_rows:
+            print(f"… {len(shown) - max_rows} more")
+        print("\nmean over all", len(frame), "sequences")
+        print(frame.iloc[:, 2:-1].mean().to_string(float_format=lambda value: f"{value:.3f}"))
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
