@@ -131,7 +131,7 @@ def attach(
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=target_modules,
         use_rslora=use_rslora,
@@ -228,7 +228,7 @@ def _keep_canonical_4bit(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (a plain bool, not a parameter)
 
 
 def _load_adapter(model: PeftModel, folder: str | Path, name: str) -> None:

@@ -153,12 +153,13 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tens
 
 def device_of(model: torch.nn.Module) -> torch.device:
     """Where the model's input embeddings lie, so where token ids must go."""
-    return plain(model).get_input_embeddings().weight.device  # type: ignore[operator]
+    return plain(model).get_input_embeddings().weight.device
 
 
-def plain(model: torch.nn.Module) -> torch.nn.Module:
+def plain(model: torch.nn.Module) -> Any:
     """The transformers model itself; adapters live inside its layers, so they act all the same."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    peft_model: Any = model
+    return peft_model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def rows_per_forward(model: torch.nn.Module, batch_size: int) -> int:
@@ -184,8 +185,8 @@ def forward(
     input_ids, mask = pad(rows, device_of(model))
     base = plain(model)
     if splits(model):
-        features = base.base_model(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state  # type: ignore[operator,union-attr]
-        head: Head = base.get_output_embeddings()  # type: ignore[operator]
+        features = base.base_model(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+        head: Head = base.get_output_embeddings()
     else:
         features = base(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
         head = _identity
@@ -232,7 +233,7 @@ def chunks(features: torch.Tensor, vocabulary: int) -> list[slice]:
 
 def vocabulary_of(model: torch.nn.Module) -> int:
     """Number of token ids the model knows."""
-    return int(plain(model).config.get_text_config().vocab_size)  # type: ignore[operator,union-attr]
+    return int(plain(model).config.get_text_config().vocab_size)
 
 
 def _hits_and_nll(model: torch.nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Tiny models that really memorize: trained here, in seconds, on random token sequences repeated to different degrees."""
+"""Tiny models that really memorize: trained here, in seconds, on random rows repeated to different degrees."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def text_file(folder: Path, name: str, content: str | bytes) -> str:
 def bad_inputs(tmp_path: Path, memorizers):
     """name -> (changes to a run that works, what the message must name)."""
     ids = random_rows(0)[0]
-    row = json.dumps({"input_ids": ids})
+    row, long = json.dumps({"input_ids": ids}), json.dumps({"input_ids": ids * 9})
     weightless, empty = tmp_path / "weightless", tmp_path / "empty"
     weightless.mkdir(), empty.mkdir()
     (weightless / "config.json").write_text((memorizers("llama") / "config.json").read_text())
@@ -115,7 +115,7 @@ def bad_inputs(tmp_path: Path, memorizers):
         "model without weights": ({"model.name": str(weightless)}, "weights"),
         "folder that is no model": ({"model.name": str(empty)}, "config.json"),
         "missing target module": ({"adapter.target_modules": "[warp_drive]"}, "adapter.target_modules"),
-        "sequence too long": ({"data.max_tokens": "500", data: text_file(tmp_path, "l.jsonl", json.dumps({"input_ids": ids * 9}))}, "data.max_tokens"),
+        "sequence too long": ({"data.max_tokens": "500", data: text_file(tmp_path, "l.jsonl", long)}, "max_tokens"),
         "carried adapter missing": ({"model.adapter": str(empty)}, "adapter_config.json"),
         "output holds a run": ({"output_dir": str(tmp_path / "old")}, "--overwrite"),
         "output holds other files": ({"output_dir": str(tmp_path / "photos")}, "photos"),

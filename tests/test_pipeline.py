@@ -70,8 +70,8 @@ def run(tmp_path_factory):
 def test_the_folder_holds_what_is_promised(run):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert names >= {
-        "adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml", "unlearning.json", "summary.json",
-        "sequences.parquet", "reference.parquet", "train_log.jsonl", "report.html",
+        "adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml", "unlearning.json",
+        "summary.json", "sequences.parquet", "reference.parquet", "train_log.jsonl", "report.html",
     }  # fmt: skip
     assert any(name.startswith("figures/") and name.endswith(".png") for name in names)
     manifest = json.loads((run / "unlearning.json").read_text())

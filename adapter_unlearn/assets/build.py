@@ -5,7 +5,7 @@ Run as ``python -m adapter_unlearn.assets.build --output_dir DIR``: about six mi
 Why a model of our own: the demo and the tests must show a model that recites private texts and then no longer does, on
 any machine, offline, out of the wheel. So a small Llama is trained here on text that every machine has (the topics of
 CPython's ``pydoc``) and on fictional private records (see ``records``). Most records are read twice, as any text of a
-training set; those of ``forget.jsonl`` are read 8 to 192 times, so that some are recited verbatim, some in part, some
+training set; those of ``forget.jsonl`` are read 12 to 192 times, so that some are recited verbatim, some in part, some
 hardly. Records that are never read, ``reference.jsonl``, show what "not memorized" looks like.
 
 Texts are packed into rows in the order of reading, each closed by the end token. A row starts with a whole text, so
@@ -36,9 +36,9 @@ WORDS = r" ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # GPT-2's pattern,
 VOCABULARY, ROW_TOKENS, PREFIX_TOKENS, SHARED_NGRAM = 3072, 256, 50, 20
 TEXT_TOKENS, RECORD_TOKENS = range(60, 201), range(76, 125)
 
-FORGET_READINGS = [8] * 6 + [16] * 6 + [32] * 6 + [64] * 6 + [128] * 12 + [192] * 12  # of forget-00, forget-01, ...
+FORGET_READINGS = [12] * 4 + [24] * 4 + [32] * 4 + [64] * 4 + [128] * 8 + [192] * 8  # of forget-00, forget-01, ...
 GENERAL_READINGS, BACKGROUND_READINGS = 8, 2
-BACKGROUND, UNSEEN_GENERAL = 4000, 180
+BACKGROUND, UNSEEN_GENERAL = 4000, 320
 BATCH_ROWS, PEAK_LEARNING_RATE, WARMUP = 4, 2e-3, 0.05
 
 Row = dict[str, str]
@@ -106,15 +106,14 @@ def draw_corpus(seed: int) -> tuple[PreTrainedTokenizerFast, Readings, dict[str,
     reference, validation_records = list(islice(records, 64)), list(islice(records, 32))
     read = set[tuple[int, ...]]().union(*(ngrams(tokens(text)) for text in general))
     unseen = [text for text in unseen if len(tokens(text)) in TEXT_TOKENS and not ngrams(tokens(text)) & read]
-    retained = [text for text in general if len(tokens(text)) in TEXT_TOKENS]
     files = {
         "forget": rows_of("forget", forget),
-        "retain": rows_of("retain-record", background[:96]) + rows_of("retain-general", retained[:96]),
+        "retain": rows_of("retain-record", background[:400]) + rows_of("retain-general", unseen[112:192]),
         "reference": rows_of("reference", reference),
         "validation": rows_of("validation-general", unseen[:48]) + rows_of("validation-record", validation_records),
         "holdout": rows_of("holdout", unseen[48:112]),
     }
-    assert len(files["holdout"]) == 64, "too little unseen general text of fitting length"
+    assert len(unseen) >= 192, "too little unseen general text of fitting length"
     assert_disjoint({name: [tokens(row["text"]) for row in rows] for name, rows in files.items()})
     readings = [(tokens(text), GENERAL_READINGS) for text in general]
     readings += [(tokens(text), BACKGROUND_READINGS) for text in background]

@@ -18,6 +18,7 @@ from adapter_unlearn.data.overlap import DESCRIPTION
 from adapter_unlearn.data.reading import COLUMNS, EXPECTED, Row, Table, read
 from adapter_unlearn.errors import InputError
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _FORMS = (["text"], ["input_ids"], ["prompt", "completion"])
 _STRING, _INTEGER = datasets.Value("string"), datasets.Value("int32")
 _FEATURES = {"id": _STRING, "document": _STRING, "input_ids": datasets.Sequence(_INTEGER)}
@@ -120,6 +121,8 @@ def _documents(rows: list[Row], own: bool) -> list[str]:
         value = row.values.get("id")
         if isinstance(value, bool) or not isinstance(value, str | int | np.integer) or not str(value).strip():
             raise InputError(f"{row.place}: column id holds no text and no integer; give every row an id, or none")
+        if _HALF_CHARACTER.search(str(value)):
+            raise InputError(f"{row.place}: column id holds half a surrogate pair, which is no character; mend it")
     return [str(row.values["id"]) for row in rows]
 
 
@@ -131,7 +134,7 @@ def _text(row: Row, column: str) -> str:
         raise InputError(f"{row.place}: no text in column {column}; fill it or remove the row")
     if not isinstance(value, str):
         raise InputError(f"{row.place}: column {column} holds no text but a {type(value).__name__}; make it a string")
-    if re.search("[\ud800-\udfff]", value):
+    if _HALF_CHARACTER.search(value):
         raise InputError(f"{row.place}: column {column} holds half a surrogate pair, which is no character; mend it")
     return value
 

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from adapter_unlearn import run_folder
+from adapter_unlearn.reporting.formatting import size
 from adapter_unlearn.reporting.tables import proof_table, summary_table, verdict_table
 from adapter_unlearn.reporting.verdict import verdict
 
@@ -24,10 +25,10 @@ def show_run(folder: Path, demo: bool = False) -> None:
     reference = pd.read_parquet(unseen) if unseen.exists() else pd.DataFrame(columns=sequences.columns)
     show_report(sequences, reference, summary, max_rows=len(sequences) if demo else 25)
     console = _console()
-    size = about["adapter"]["bytes"] / 1024
     console.print(about["outcome"]["stopped_because"])
-    console.print(f"\nadapter  {folder.absolute()} ({size:,.0f} KiB)\nreport   {(folder / 'report.html').absolute()}\n")
-    console.print("Load it with plain PEFT:")
+    console.print(f"\nadapter  {folder.absolute()} ({size(about['adapter']['bytes'])})")
+    console.print(f"report   {(folder / 'report.html').absolute()}\n")
+    console.print("Load it with plain PEFT (its README.md says how to quantize the base as it was measured):")
     base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     console.print(f'  base = AutoModelForCausalLM.from_pretrained("{base}")')
     console.print(f'  model = PeftModel.from_pretrained(base, "{folder.absolute()}")')

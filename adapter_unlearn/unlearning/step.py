@@ -89,7 +89,7 @@ def _add_up(
     losses = torch.tensor(sums, dtype=torch.float32, device=gradients[0].device)
     flat = torch.cat([losses, *[gradient.flatten().float() for gradient in gradients]])
     if accelerator.num_processes > 1:
-        flat = accelerator.reduce(flat, reduction="sum")  # type: ignore[assignment]
+        flat = accelerator.reduce(flat, reduction="sum")
     losses, rest = flat[: len(sums)], flat[len(sums) :]
     for parameter, piece in zip(parameters, rest.split([p.numel() for p in parameters])):
         parameter.grad = piece.view_as(parameter).to(parameter.dtype)

@@ -29,7 +29,7 @@ def resolve(stop: Stop, reference: pd.DataFrame | None) -> Goal:
         stop: the recipe's rules.
         reference: the reference set scored under the base; may be None if no rule asks for it.
     """
-    levels = {}
+    levels: dict[str, Any] = {}
     if reference is not None:
         levels["mean_below"] = float(reference["memorization_accuracy"].mean())
         levels["max_below"] = float(reference["memorization_accuracy"].quantile(0.95))

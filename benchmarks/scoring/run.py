@@ -2,9 +2,9 @@
 
     python benchmarks/scoring/run.py --rows val_preprefix.npy val_prefix.npy val_suffix.npy --output scoring.json
 
-The model has the size of GPT-Neo 125M (vocabulary 50257) and random weights: speed does not depend on their values. Bare
-passes and scoring alternate, A B A B …, and medians are compared, because machines are noisy. Peak memory is measured in
-processes of their own.
+The model has the size of GPT-Neo 125M (vocabulary 50257) and random weights: speed does not depend on their values.
+Bare passes and scoring alternate, A B A B …, and medians are compared, because machines are noisy. Peak memory is
+measured in processes of their own.
 """
 
 from __future__ import annotations

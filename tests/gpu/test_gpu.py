@@ -1,0 +1,20 @@
+"""On a CUDA device: the same job in nf4 and bfloat16. Run with `make test ARGS="-m gpu -n 0"`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from adapter_unlearn import load_recipe, shipped, unlearn
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_the_embedded_default_forgets_on_a_gpu(tmp_path, quantization):
+    flags = ["--model.quantization", quantization, "--model.dtype", "bfloat16", "--output_dir", str(tmp_path / "run")]
+    run = unlearn(load_recipe(shipped.path("tiny-cpu/sga.yaml"), flags))
+    forms = json.loads((run / "summary.json").read_text())["forms"]
+    assert forms["base"]["extractable"] > 10 and forms["stacked"]["extractable"] == 0
+    assert forms["stacked"]["holdout_perplexity"] < 1.05 * forms["base"]["holdout_perplexity"]
