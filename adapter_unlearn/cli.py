@@ -159,8 +159,10 @@ def _unlearn_and_show(run: recipe.Recipe, overwrite: bool, demo: bool) -> None:
     from adapter_unlearn.reporting import terminal
 
     folder = pipeline.unlearn(run, overwrite=overwrite)
-    if PartialState().is_main_process:
+    state = PartialState()
+    if state.is_main_process:
         terminal.show_run(folder, demo=demo)
+    state.destroy_process_group()
 
 
 def _add_score(parser: jsonargparse.ArgumentParser) -> None:

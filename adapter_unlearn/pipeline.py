@@ -323,4 +323,5 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         if self.accelerator.is_main_process:
             self.bar.close()
-        self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()

@@ -96,7 +96,7 @@ def test_tokenizer_adds_nothing_loses_nothing_and_splits_numbers():
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_have_unique_ids_and_fitting_lengths(name):
     assert all(set(row) == {"id", "text"} for row in rows(name))
-    assert len({row["id"] for row in rows(name)}) == len(rows(name)) >= 48
+    assert len({row["id"] for row in rows(name)}) == len(rows(name)) >= 32
     assert all(60 <= len(ids) <= 200 for ids in tokens(name))
 
 
@@ -109,9 +109,9 @@ def test_files_share_no_20_gram():
 
 
 def test_forget_records_are_memorized_to_different_degrees():
-    assert 18 <= recited("forget") <= 40
+    assert 12 <= recited("forget") <= 24
     partly = [accuracy for accuracy in accuracies("forget") if 0.5 <= accuracy < 0.95]
-    assert len(partly) >= 8
+    assert len(partly) >= 6
     assert min(accuracies("forget")) < 0.5
 
 
@@ -125,7 +125,7 @@ def test_never_seen_records_are_not_predictable():
 def test_retained_records_were_read_but_not_memorized():
     assert recited("retain") == 0
     records = [accuracy for row, accuracy in zip(rows("retain"), accuracies("retain")) if "record" in row["id"]]
-    assert len(records) >= 64
+    assert len(records) == 400
     assert max(records) < 0.55
 
 

@@ -1,6 +1,6 @@
 """Make the embedded default: a tiny language model that recites fictional records, and the files to unlearn it by.
 
-Run as ``python -m adapter_unlearn.assets.build --output_dir DIR``: about six minutes on one core, without network.
+Run as ``python -m adapter_unlearn.assets.build --output_dir DIR``: about four minutes on one core, without network.
 
 Why a model of our own: the demo and the tests must show a model that recites private texts and then no longer does, on
 any machine, offline, out of the wheel. So a small Llama is trained here on text that every machine has (the topics of
