@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import as_sequences, random_rows
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -191,6 +192,25 @@ def test_a_step_is_the_mean_over_all_tokens_whatever_the_batch(memorizers):
     frame = score(with_adapter(memorizers, "none"), as_sequences(rows))
     tokens = np.array([len(row) - 1 for row in rows])
     assert results[0][0] == pytest.approx((frame["loss"] * tokens).sum() / tokens.sum(), rel=1e-4)
+
+
+def test_a_step_descends_the_mean_token_loss_and_a_prompt_is_no_part_of_it(memorizers):
+    rows, prompts = random_rows(0)[:3], [1, 9, 20]
+    columns = {"id": ["a", "b", "c"], "document": ["a", "b", "c"], "input_ids": rows}
+    sequences = Dataset.from_dict(columns | {"prefix_tokens": prompts, "scored_from": prompts})
+    model = with_adapter(memorizers, "none")
+    model.zero_grad()
+    tokens = sum(len(row) - prompt for row, prompt in zip(rows, prompts))
+    for row, prompt in zip(rows, prompts):
+        ids = torch.tensor([row])
+        logits = model(input_ids=ids).logits[0, prompt - 1 : -1]
+        (-torch.nn.functional.cross_entropy(logits, ids[0, prompt:], reduction="sum") / tokens).backward()
+    expected = [parameter.detach() - 0.1 * parameter.grad for parameter in trainable(model)]
+    (term,) = methods.sga(0.0).terms
+    optimizer = torch.optim.SGD(trainable(model), 0.1)
+    take_step(model, optimizer, [(term, sequences, range(3))], 2, Accelerator())
+    for parameter, wanted in zip(trainable(model), expected):
+        assert torch.allclose(parameter, wanted, atol=1e-6)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(memorizers):

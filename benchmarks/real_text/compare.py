@@ -37,7 +37,7 @@ def recipe(base: Path, method: dict[str, Any], output_dir: Path, learning_rate: 
         "data": {name: str(base / f"{name}.jsonl") for name in names},
         "output_dir": str(output_dir),
         "method": method,
-        "training": {"learning_rate": learning_rate, "max_epochs": 120, "batch_size": 16},
+        "training": {"learning_rate": learning_rate, "max_epochs": 250, "batch_size": 16},
         "stop": {"mean_below": 0.33, "max_perplexity_increase": None},
     }
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--base_dir", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument("--learning_rate", type=float, default=2e-4)
     given = parser.parse_args()
     rows: dict[str, Any] = {}
     for name, method in METHODS.items():
