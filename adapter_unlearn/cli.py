@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(" ".join(str(error).split()))
         return 2
     except Exception as error:
         if debug or type(error).__name__ != "OutOfMemoryError":
             raise
         mend = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
-        print(f"{PROGRAM}: error: out of memory on the accelerator; {mend}", file=sys.stderr)
+        _complain(f"out of memory on the accelerator; {mend}")
         return 2
     return 0
+
+
+def _complain(message: str) -> None:
+    """One line on stderr, from the first process of a launch: the others met the same error."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{PROGRAM}: error: {message}", file=sys.stderr)
 
 
 def entry_point() -> None:
@@ -89,7 +95,8 @@ def _usage() -> str:
 def _settle(debug: bool) -> None:
     """Our own messages on stderr; the libraries' chatter only with --debug."""
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING)
-    logging.getLogger("adapter_unlearn").setLevel(logging.INFO)
+    first = os.environ.get("RANK", "0") == "0"
+    logging.getLogger("adapter_unlearn").setLevel(logging.INFO if first else logging.ERROR)
     if debug:
         return
     warnings.simplefilter("ignore")
@@ -140,15 +147,13 @@ def _demo(call: Any) -> None:
 
 def _add_unlearn(parser: jsonargparse.ArgumentParser) -> None:
     recipe.add_recipe_arguments(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in output_dir")
+    parser.epilog = "--overwrite replaces a run that stands in output_dir"
 
 
 def _unlearn(call: Any) -> None:
     parser, words = call
-    for flag, value in pairwise(words):
-        if flag == "--config":
-            recipe.existing_recipe(value)
-    overwrite = "--overwrite" in words
+    overwrite = "--overwrite" in words  # a flag of this verb, not a recipe's key: no file may set it
+    words = [word for word in words if word != "--overwrite"]
     _unlearn_and_show(recipe.parse_recipe(parser, words), overwrite, demo=False)
 
 

@@ -17,9 +17,9 @@ import adapter_unlearn
 from adapter_unlearn import assets, run_folder
 
 if TYPE_CHECKING:
-    from adapter_unlearn.evaluation.forms import Sets
     from adapter_unlearn.memorization.outliers import Bounds
     from adapter_unlearn.recipe import Model, Recipe
+    from adapter_unlearn.sets import Sets
     from adapter_unlearn.unlearning.loop import Outcome
     from adapter_unlearn.unlearning.stopping import Goal
 

@@ -5,13 +5,17 @@ Nothing here copies the model: with its adapters off a model *is* its base, bit 
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from adapter_unlearn import assets
 from adapter_unlearn.errors import ModelError
@@ -19,6 +23,8 @@ from adapter_unlearn.errors import ModelError
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 Quantization = Literal["nf4", "int8", "none"]
 
@@ -47,21 +53,30 @@ def load_base(
         device: where to; None takes the first accelerator, else the CPU.
 
     Returns:
-        The model, frozen and in eval mode. Embeddings and output layer keep `dtype`: nothing is upcast.
+        The model, frozen, in eval mode, without dropout. Embeddings and output layer keep `dtype`: nothing is upcast.
 
     Raises:
-        ModelError: no such model, no weights, not a causal language model, remote code needed, or out of memory.
+        ModelError: no such model, no or not all weights, weights quantized otherwise, not a causal language model,
+            remote code needed, or out of memory.
     """
     from transformers import AutoModelForCausalLM
 
     device = torch.device(device if device is not None else _default_device())
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    stored = stored_quantization(load_config(name, **options))
     options |= {"dtype": getattr(torch, dtype), "device_map": {"": device}}
-    if quantization != "none":
+    if stored not in ("none", quantization):
+        raise ModelError(
+            f"{name}: its weights are stored as {stored}; set quantization to that, or name the unquantized model"
+        )
+    if quantization != stored:
         options["quantization_config"] = quantization_config(quantization, dtype)
     with _loading(name):
-        model = AutoModelForCausalLM.from_pretrained(assets.resolve(name), **options)
+        model, info = AutoModelForCausalLM.from_pretrained(assets.resolve(name), output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; complete the model's files")
     _keep_canonical_4bit(model)
+    _without_dropout(model)
     model.config.use_cache = False  # one teacher-forced forward needs no key-value cache
     model.requires_grad_(False)
     return model.eval()
@@ -81,6 +96,19 @@ def quantization_config(quantization: str, dtype: str) -> Any:
     )
 
 
+def stored_quantization(config: Any) -> str:
+    """How a model's weights are stored: none, nf4, int8, or another method's name."""
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return "none"
+    values = stored if isinstance(stored, dict) else stored.to_dict()
+    if values.get("load_in_8bit"):
+        return "int8"
+    if values.get("load_in_4bit"):
+        return str(values.get("bnb_4bit_quant_type", "fp4"))
+    return str(values.get("quant_method", "an unknown format"))
+
+
 def load_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The model's configuration: cheap, and it fails for a wrong name before texts are read. Raises ModelError."""
     from transformers import AutoConfig
@@ -92,14 +120,15 @@ def load_config(name: str, revision: str | None = None, trust_remote_code: bool 
 def load_tokenizer(
     name: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase | None:
-    """The model's tokenizer, or None where it has none: token ids can be unlearned without."""
+    """The model's tokenizer, or None where there is none or it can't be loaded: token ids can be unlearned without."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(
             assets.resolve(name), revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except Exception as error:  # as in _loading; who gives texts is told that the model has no tokenizer
+        log.debug("no tokenizer in %s: %s", name, error)
         return None
 
 
@@ -137,9 +166,11 @@ def attach(
         use_rslora=use_rslora,
     )
     try:
-        model = get_peft_model(base, config)
-    except ValueError as error:
-        raise ModelError(f"recipe key adapter.target_modules: {_first_sentence(error)}") from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft sets it right for Conv1D, and says so
+            model = get_peft_model(base, config)
+    except (ValueError, RuntimeError, re.error) as error:
+        raise ModelError(f"recipe keys adapter.target_modules, adapter.r: {_first_sentence(error)}") from error
     if carried is not None:
         _load_adapter(model, carried, "carried")
         model.base_model.set_adapter(["carried", "default"])
@@ -164,6 +195,7 @@ def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
     first = _adapter_folder(adapters[0])
     with _fitting(first):
         model = PeftModel.from_pretrained(base, str(first), adapter_name=names[0])
+        _check_complete(model, first, names[0])
     for name, folder in zip(names[1:], adapters[1:]):
         _load_adapter(model, folder, name)
     model.base_model.set_adapter(names)
@@ -182,18 +214,18 @@ def active(model: Any, names: Sequence[str]) -> Iterator[None]:
     if not hasattr(model, "peft_config"):
         yield
         return
-    if not names:
-        with model.disable_adapter():
-            yield
-        return
     before = list(model.active_adapters)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    model.base_model.set_adapter(list(names))
     try:
-        yield
+        if names:
+            model.base_model.set_adapter(list(names))
+            yield
+        else:
+            with model.disable_adapter():
+                yield
     finally:
         model.base_model.set_adapter(before)
-        for name, parameter in model.named_parameters():  # set_adapter makes what it activates trainable
+        for name, parameter in model.named_parameters():  # peft makes trainable what it activates or re-enables
             parameter.requires_grad_(name in trained)
 
 
@@ -231,10 +263,35 @@ def _keep_canonical_4bit(model: torch.nn.Module) -> None:
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (a plain bool, not a parameter)
 
 
+def _without_dropout(model: torch.nn.Module) -> None:
+    """Turn the base's own dropout off: unlearning must not depend on how rows are put in batches and processes."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+
+
 def _load_adapter(model: PeftModel, folder: str | Path, name: str) -> None:
     path = _adapter_folder(folder)
     with _fitting(path):
         model.load_adapter(str(path), adapter_name=name)
+        _check_complete(model, path, name)
+
+
+def _check_complete(model: PeftModel, folder: Path, name: str) -> None:
+    """Every tensor of the file must have found its place, and every place its tensor: peft only warns."""
+    from peft import get_peft_model_state_dict
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        stored = set(file.keys())
+    placed = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
+    odd = sorted((placed - stored) | {key for key in stored - placed if ".lora_" in key})
+    if odd:
+        raise ModelError(
+            f"{folder}: this adapter does not fit the base model: {len(odd)} tensors have no counterpart, {odd[0]} "
+            "first; name the base it was trained on"
+        )
 
 
 def _adapter_folder(folder: str | Path) -> Path:
@@ -242,14 +299,22 @@ def _adapter_folder(folder: str | Path) -> Path:
     for needed in ("adapter_config.json", "adapter_model.safetensors"):
         if not (path / needed).is_file():
             raise ModelError(f"{path}: no adapter there ({needed} is missing); name the folder of a PEFT LoRA adapter")
+    try:
+        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: adapter_config.json is no JSON; copy the adapter again") from error
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{path}: a {config.get('peft_type')} adapter; only LoRA adapters can be stacked and measured")
     return path
 
 
 @contextmanager
 def _fitting(folder: Path) -> Iterator[None]:
     try:
-        yield
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # _check_complete refuses them
+            yield
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError, re.error) as error:
         raise ModelError(f"{folder}: this adapter does not fit the base model: {_first_sentence(error)}") from error
 
 
@@ -261,7 +326,7 @@ def _loading(name: str) -> Iterator[None]:
         raise ModelError(
             f"{name}: out of memory while loading; choose model.quantization nf4 or free memory"
         ) from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # what a foreign model folder can break is of dozens of types
         raise ModelError(f"{name}: {_reason(name, error)}") from error
 
 
@@ -279,5 +344,5 @@ def _reason(name: str, error: Exception) -> str:
 
 
 def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0][:300]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{lines[0][:300]} ({type(error).__name__})"

@@ -5,30 +5,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from tqdm.auto import tqdm
+from accelerate.utils import broadcast_object_list, set_seed
 
-from adapter_unlearn import assets, data, manifest, models, recipe, run_folder, scoring
-from adapter_unlearn.errors import InputError, RecipeError
+from adapter_unlearn import assets, manifest, models, recipe, run_folder, scoring, sets
+from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.evaluation import forms as deployment
-from adapter_unlearn.evaluation.forms import Sets
 from adapter_unlearn.evaluation.report import Report, bounds_of, report
 from adapter_unlearn.memorization import table
 from adapter_unlearn.reporting import write
+from adapter_unlearn.reporting.progress import Progress
 from adapter_unlearn.unlearning import loop, methods, stopping
 
 if TYPE_CHECKING:
     import pandas as pd
-    from datasets import Dataset
 
     from adapter_unlearn.models import Quantization
-    from adapter_unlearn.recipe import Recipe, Source
+    from adapter_unlearn.recipe import Data, Model, Recipe, Source
 
 log = logging.getLogger(__name__)
 
@@ -47,36 +44,37 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
         UserError: the recipe, a file, the model or the folder can't be used; nothing is left half-written.
     """
     run = _resolved(run)
-    run_folder.check_writable(run.output_dir, overwrite)
-    started = time.monotonic()
-    accelerator = _accelerator(run)
-    set_seed(run.seed)
-    sets, notes = _load_sets(run)
+    _check_output(run.output_dir, overwrite, run.model, run.data, [run.model.adapter] if run.model.adapter else [])
     table.chosen(run.evaluation.metrics)
-    base = models.load_base(**_model_options(run))
-    model = models.attach(base, **dataclasses.asdict(run.adapter), carried=run.model.adapter)
+    started = time.monotonic()
+    accelerator = _accelerator(run.tracking, Path(run.output_dir).parent)
+    set_seed(run.seed)
+    given, notes = sets.load(run.model, run.data)
+    model = models.attach(_base(run.model), **dataclasses.asdict(run.adapter), carried=run.model.adapter)
     models.train_through(model, run.training.gradient_checkpointing)
 
     beneath = ["carried"] if run.model.adapter else []
     measuring = {"metrics": run.evaluation.metrics, "batch_size": run.evaluation.batch_size, "accelerator": accelerator}
-    before = deployment.measure(model, "base", beneath, sets, **measuring)
+    before = deployment.measure(model, "base", beneath, given, **measuring)
     bounds = bounds_of(run.evaluation.bounds, before)
     task = loop.Task(
-        sets.forget, before.forget, bounds, sets.retain, sets.validation, before.perplexities.get("validation")
+        given.forget, before.forget, bounds, given.retain, given.validation, before.perplexities.get("validation")
     )
     goal = stopping.resolve(run.stop, before.reference)
-    with _Progress(run, accelerator, goal) as progress:
+    with Progress(run.method["name"], run.training.max_epochs, accelerator) as progress:
         outcome = loop.train(
             model, methods.stage(run.method), task, run.training, goal, run.stop.max_perplexity_increase,
             accelerator, run.stop.patience, run.seed, progress.update,
         )  # fmt: skip
     log.info(outcome.stopped_because)
-    after = [deployment.measure(model, form, [*beneath, "default"], sets, **measuring) for form in run.evaluation.forms]
-    found = report([before, *after], sets, bounds)
-    if accelerator.is_main_process:
-        about = manifest.of_run(
-            run, sets, notes, outcome, goal, bounds, model, time.monotonic() - started, accelerator.num_processes
-        )
+    after = [
+        deployment.measure(model, form, [*beneath, "default"], given, **measuring) for form in run.evaluation.forms
+    ]
+    found = report([before, *after], given, bounds)
+    seconds = time.monotonic() - started
+    about = manifest.of_run(run, given, notes, outcome, goal, bounds, model, seconds, accelerator.num_processes)
+
+    def write_run() -> None:
         with run_folder.new_folder(run.output_dir, overwrite) as folder:
             model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
             about["adapter"]["bytes"] = (folder / "adapter_model.safetensors").stat().st_size
@@ -85,7 +83,8 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
             run_folder.write_json(folder / run_folder.MANIFEST, about)
             write.results(folder, found, outcome.log, about)
             write.card(folder, found.summary, about)
-    accelerator.wait_for_everyone()
+
+    _on_first_process(accelerator, write_run)
     return Path(run.output_dir)
 
 
@@ -133,9 +132,6 @@ def evaluate(
         UserError: a file, the model, an adapter or the folder can't be used.
     """
     adapters = [adapter] if isinstance(adapter, str | Path) else list(adapter)
-    if output_dir is not None:
-        run_folder.check_writable(output_dir, overwrite)
-    accelerator = Accelerator()
     run = recipe.checked(recipe.Recipe(
         model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
         data=recipe.Data(
@@ -144,21 +140,27 @@ def evaluate(
         evaluation=recipe.Evaluation(list(forms), list(metrics), bounds, batch_size),
     ))  # fmt: skip
     table.chosen(metrics)
-    sets, notes = _load_sets(run)
-    stacked = models.stack(models.load_base(**_model_options(run)), adapters)
+    if output_dir is not None:
+        _check_output(output_dir, overwrite, run.model, run.data, adapters)
+    accelerator = _accelerator()
+    given, notes = sets.load(run.model, run.data)
+    stacked = models.stack(_base(run.model), adapters)
     names = models.adapter_names(len(adapters))
     measurements = [
-        deployment.measure(stacked, form, active, sets, metrics, batch_size, accelerator)
+        deployment.measure(stacked, form, active, given, metrics, batch_size, accelerator)
         for form, active in [("base", []), *((form, names) for form in forms)]
     ]
     found_bounds = bounds_of(bounds, measurements[0])
-    found = report(measurements, sets, found_bounds)
-    if output_dir is not None and accelerator.is_main_process:
-        about = manifest.of_evaluation(run, sets, notes, found_bounds, adapters, stacked)
-        with run_folder.new_folder(output_dir, overwrite) as folder:
+    found = report(measurements, given, found_bounds)
+
+    def write_evaluation(place: str | Path) -> None:
+        about = manifest.of_evaluation(run, given, notes, found_bounds, adapters, stacked)
+        with run_folder.new_folder(place, overwrite) as folder:
             run_folder.write_json(folder / "evaluation.json", about)
             write.results(folder, found, [], about)
-    accelerator.wait_for_everyone()
+
+    if output_dir is not None:
+        _on_first_process(accelerator, lambda: write_evaluation(output_dir))
     return found
 
 
@@ -193,22 +195,27 @@ def score_files(
     Raises:
         UserError: a file, the model, an adapter or the folder can't be used.
     """
-    if output_dir is not None:
-        run_folder.check_writable(output_dir, overwrite)
     table.chosen(metrics)
-    accelerator = Accelerator()
     run = recipe.checked(recipe.Recipe(
         model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
         data=recipe.Data(forget, max_tokens=max_tokens, prefix_tokens=prefix_tokens),
         evaluation=recipe.Evaluation(metrics=list(metrics), batch_size=batch_size),
     ))  # fmt: skip
-    sets, _ = _load_sets(run)
-    base: Any = models.load_base(**_model_options(run))
+    if output_dir is not None:
+        _check_output(output_dir, overwrite, run.model, run.data, adapter)
+    accelerator = _accelerator()
+    given, _ = sets.load(run.model, run.data)
+    base: Any = _base(run.model)
     scored = models.stack(base, adapter) if adapter else base
-    frame = scoring.score(scored, sets.forget, metrics, batch_size, accelerator)
-    if output_dir is not None and accelerator.is_main_process:
-        with run_folder.new_folder(output_dir, overwrite) as folder:
+    frame = scoring.score(scored, given.forget, metrics, batch_size, accelerator)
+    scoring.check_finite(frame)
+
+    def write_scores(place: str | Path) -> None:
+        with run_folder.new_folder(place, overwrite) as folder:
             frame.to_parquet(folder / "sequences.parquet", index=False)
+
+    if output_dir is not None:
+        _on_first_process(accelerator, lambda: write_scores(output_dir))
     return frame
 
 
@@ -224,104 +231,46 @@ def _resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     return run
 
 
-def _model_options(run: Recipe) -> dict[str, Any]:
-    options = dataclasses.asdict(run.model)
+def _check_output(
+    output_dir: str | Path, overwrite: bool, model: Model, texts: Data, adapters: Sequence[str | Path]
+) -> None:
+    """Refuse an output folder before any work: it holds something, can't be written, or holds what is read."""
+    run_folder.check_writable(output_dir, overwrite)
+    sources = [texts.forget, texts.retain, texts.reference, texts.validation, texts.holdout]
+    files = [name for source in sources for name in ([source] if isinstance(source, str) else source or [])]
+    run_folder.check_apart(output_dir, [*map(assets.resolve, [model.name, *files]), *adapters])
+
+
+def _base(model: Model) -> Any:
+    options = dataclasses.asdict(model)
     del options["adapter"]
-    return options
+    return models.load_base(**options)
 
 
-def _load_sets(run: Recipe) -> tuple[Sets, list[str]]:
-    """Every set of the recipe, checked against the model's vocabulary and length, and notes on what they share."""
-    where = (run.model.name, run.model.revision, run.model.trust_remote_code)
-    config = models.load_config(*where).get_text_config()
-    tokenizer = models.load_tokenizer(*where)
-    sets = Sets(**{
-        name: _load_set(getattr(run.data, name), tokenizer, run, config.vocab_size)
-        for name in ("forget", "retain", "reference", "validation", "holdout")
-        if getattr(run.data, name) is not None
-    })  # fmt: skip
-    positions = getattr(config, "max_position_embeddings", None)
-    for name, sequences in sets.given().items():
-        longest = max(map(len, sequences["input_ids"]))
-        if positions is not None and longest > positions:
-            raise InputError(
-                f"data.{name}: a sequence has {longest} tokens and the model takes {positions}; lower data.max_tokens"
-            )
-    return sets, _notes(sets)
-
-
-def _load_set(source: Source, tokenizer: Any, run: Recipe, vocab_size: int) -> Dataset:
-    # Paths, not strings: of several strings nobody could say whether they are names of files or texts.
-    places: list[Any] = (
-        [assets.resolve(source)] if isinstance(source, str) else [Path(assets.resolve(p)) for p in source]
-    )
-    return data.load_sequences(
-        places if len(places) > 1 else places[0],
-        tokenizer,
-        max_tokens=run.data.max_tokens,
-        stride=run.data.stride,
-        prefix_tokens=run.data.prefix_tokens,
-        vocab_size=vocab_size,
-    )
-
-
-def _notes(sets: Sets) -> list[str]:
-    """What a user should know about the data, by id: near-duplicates, and forget texts that stand elsewhere too."""
-    found = [("forget rows resemble each other", data.duplicates(sets.forget))]
-    for name, sequences in sets.given().items():
-        if name != "forget":
-            found.append((f"forget rows also stand in {name}", data.overlaps(sets.forget, sequences)))
-    notes = []
-    for what, pairs in found:
-        if pairs:
-            shown = ", ".join(f"{a} / {b}" for a, b in pairs[:10])
-            more = f" and {len(pairs) - 10} more" if len(pairs) > 10 else ""
-            notes.append(f"{len(pairs)} pairs of {what} (20 tokens or more in a row): {shown}{more}")
-    for note in notes:
-        log.warning(note)
-    return notes
-
-
-def _accelerator(run: Recipe) -> Accelerator:
-    if run.tracking == "none":
-        return Accelerator()
+def _accelerator(tracking: str = "none", folder: Path | None = None) -> Accelerator:
+    """This process's place among the others, and the tracker."""
     try:
-        accelerator = Accelerator(log_with=run.tracking, project_dir=str(Path(run.output_dir).parent))
-        accelerator.init_trackers("adapter_unlearn", config={"seed": run.seed, "method": str(run.method)})
+        if tracking == "none":
+            return Accelerator()
+        accelerator = Accelerator(log_with=tracking, project_dir=str(folder))
+        accelerator.init_trackers("adapter_unlearn")
     except (ValueError, ImportError) as error:
-        raise RecipeError(f"recipe key tracking: {run.tracking!r} can't be used: {error}") from error
+        what = "accelerate's settings" if tracking == "none" else f"recipe key tracking: {tracking!r}"
+        raise RecipeError(f"{what} can't be used: {error}") from error
+    if accelerator.is_main_process and not accelerator.trackers:
+        raise RecipeError(f"recipe key tracking: {tracking!r} is not installed; install it or set none")
     return accelerator
 
 
-class _Progress:
-    """A bar that shows |S|, memorization and outliers each epoch, and the tracker's log."""
-
-    def __init__(self, run: Recipe, accelerator: Accelerator, goal: stopping.Goal):
-        self.accelerator, self.goal = accelerator, goal
-        self.bar: Any = (
-            tqdm(total=run.training.max_epochs, unit="epoch", desc=run.method["name"])
-            if accelerator.is_main_process
-            else nullcontext()
-        )
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def update(self, record: dict[str, Any]) -> None:
-        """Show one epoch's record."""
-        if self.accelerator.is_main_process and record["epoch"]:
-            self.bar.set_postfix_str(
-                f"|S| {record['n_selected']}, MA mean {record['memorization_accuracy_mean']:.2f} "
-                f"max {record['memorization_accuracy_max']:.2f}, outliers {record['outliers_high']} high "
-                f"{record['outliers_low_new']} new low",
-                refresh=False,
-            )
-            self.bar.update()
-        numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
-        self.accelerator.log(numbers, step=record["epoch"])
-
-    def __exit__(self, *_: object) -> None:
-        if self.accelerator.is_main_process:
-            self.bar.close()
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
+def _on_first_process(accelerator: Accelerator, action: Callable[[], None]) -> None:
+    """Do it on the first process only; if it fails there, all fail, and none waits for ever."""
+    failure: UserError | None = None
+    if accelerator.is_main_process:
+        try:
+            action()
+        except UserError as error:
+            failure = error
+    if accelerator.num_processes > 1:
+        (failure,) = broadcast_object_list([failure])
+    if failure is not None:
+        raise failure

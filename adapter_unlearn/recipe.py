@@ -7,10 +7,11 @@ parameters are is known by its row in `unlearning/methods.py`; here they are a p
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
+from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -222,10 +223,17 @@ def existing_recipe(path: str | Path) -> Path:
 
 def parse_recipe(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> Recipe:
     """Parse arguments with a parser that has the recipe's; see load_recipe for what is raised."""
+    for word, value in pairwise([*arguments, ""]):
+        if word == "--config" or word.startswith("--config="):
+            existing_recipe(value if word == "--config" else word.removeprefix("--config="))
+    return _built(parser, lambda: parser.parse_args(list(arguments)))
+
+
+def _built(parser: jsonargparse.ArgumentParser, parse: Callable[[], Any]) -> Recipe:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # jsonargparse announces its next major version through users' calls
         try:
-            parsed = parser.instantiate(parser.parse_args(list(arguments)))
+            parsed = parser.instantiate(parse())
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise RecipeError(one_line(str(error))) from error
     return checked(Recipe(**{name: parsed[name] for name in Recipe.__dataclass_fields__}))
@@ -268,8 +276,13 @@ def checked(recipe: Recipe) -> Recipe:
         _require(recipe, key, lambda value: value > 0, "above 0")
     for key in ("stop.mean_below", "stop.max_below"):
         _require(recipe, key, lambda value: 0 < value <= 1, "above 0 and at most 1, or `reference`")
-    for key in ("stop.extractable", "stop.longest_run", "seed", "stop.max_perplexity_increase"):
+    for key in ("stop.extractable", "stop.longest_run", "stop.max_perplexity_increase"):
         _require(recipe, key, lambda value: value >= 0, "0 or more")
+    _require(recipe, "seed", lambda value: 0 <= value < 2**32, "0 or more, and below 2**32")
+    if not recipe.evaluation.forms or len(set(recipe.evaluation.forms)) < len(recipe.evaluation.forms):
+        raise RecipeError("recipe key evaluation.forms: name one form or more, each once; there is: stacked")
+    if [] in asdict(recipe.data).values():
+        raise RecipeError("recipe key data: an empty list names no file; give a file or null")
     _require(recipe, "adapter.dropout", lambda value: 0 <= value < 1, "at least 0 and below 1")
     _require(recipe, "data.max_tokens", lambda value: value >= 2, "2 or more")
     for key in ("mean_below", "max_below", "longest_run"):
@@ -303,7 +316,15 @@ def from_mapping(values: Mapping[str, Any]) -> Recipe:
     """A recipe from nested plain values, as YAML would give them; raises RecipeError as load_recipe does."""
     parser = jsonargparse.ArgumentParser(prog="recipe", exit_on_error=False)
     add_recipe_arguments(parser)
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
-        yaml.safe_dump(dict(values), file, allow_unicode=True)
-        file.flush()
-        return parse_recipe(parser, ["--config", file.name])
+    return _built(parser, lambda: parser.parse_object(_plain_values(values)))
+
+
+def _plain_values(value: Any) -> Any:
+    """Paths as text and NumPy's numbers as Python's, in nested mappings and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain_values(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_values(inner) for inner in value]
+    if isinstance(value, PathLike):
+        return str(value)
+    return value.item() if hasattr(value, "item") else value

@@ -28,6 +28,27 @@ def check_writable(folder: str | Path, overwrite: bool = False) -> None:
         OutputError: it holds a run and `overwrite` is not set, holds anything else, is a file, or can't be written.
     """
     path = Path(folder)
+    try:
+        _check_holds_nothing(path, overwrite)
+        _probe(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path!s:.200}: can't be written ({reason}); choose another --output_dir") from error
+
+
+def check_apart(folder: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        OutputError: an input is the output folder or lies in it.
+    """
+    target = Path(folder).resolve()
+    for place in inputs:
+        if target in (Path(place).resolve(), *Path(place).resolve().parents):
+            raise OutputError(f"{folder}: --output_dir would replace {place}, which is read; choose another one")
+
+
+def _check_holds_nothing(path: Path, overwrite: bool) -> None:
     if path.is_file():
         raise OutputError(f"{path}: a file stands where the output folder should; choose another --output_dir")
     if path.is_dir() and any(path.iterdir()):
@@ -37,9 +58,18 @@ def check_writable(folder: str | Path, overwrite: bool = False) -> None:
             )
         if not overwrite:
             raise OutputError(f"{path}: already holds a run; add --overwrite or choose another --output_dir")
-    parent = next(place for place in [path.absolute().parent, *path.absolute().parents] if place.exists())
-    if not os.access(parent, os.W_OK):
-        raise OutputError(f"{path}: no permission to write in {parent}; choose another --output_dir")
+    if path.exists() and (path.resolve() == Path.cwd() or os.path.ismount(path) or path.is_symlink()):
+        raise OutputError(f"{path}: this folder itself can't be replaced; name a new folder in it as --output_dir")
+
+
+def _probe(path: Path) -> None:
+    """Make and remove a folder of about that name, where the run's will be: better to fail now than after training."""
+    parent = next(place for place in path.absolute().parents if place.exists())
+    Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".probe", dir=parent)).rmdir()
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.absolute().name}."
 
 
 @contextmanager
@@ -54,7 +84,7 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     staging: Path | None = None
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.absolute().parent))
+        staging = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".partial", dir=path.absolute().parent))
         staging.chmod(0o777 & ~_umask())
         yield staging
         _take_place(staging, path)

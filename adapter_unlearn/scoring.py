@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from adapter_unlearn.errors import InputError
+from adapter_unlearn.errors import InputError, ModelError
 from adapter_unlearn.memorization import table
 from adapter_unlearn.memorization.teacher_forced import NotScorableError, Predictions
 
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
 
-CHUNK_ELEMENTS = 2**24
-"""Logits computed at once: 64 MiB in float32, whatever the vocabulary."""
+CHUNK_ELEMENTS = 2**25
+"""Logits computed at once: 128 MiB in float32, whatever the vocabulary."""
+
+NOT_FINITE = "the model's output is not finite"
 
 DEFAULT_METRICS = tuple(table.METRICS)
 
@@ -68,9 +70,20 @@ def score(
 
         by_index = dict(gather_object(list(by_index.items())))
     frame = pd.DataFrame([by_index[i] for i in range(len(sequences))], columns=["id", "n_tokens", *rows, "note"])
-    if len(frame) and frame[list(rows)].isna().all(axis=None) and frame["note"].ne("").all():
+    too_short = frame[list(rows)].isna().all(axis=None) and frame["note"].ne("").all()
+    if too_short and not frame["note"].str.contains(NOT_FINITE).any():
         raise InputError(f"no sequence can be scored: {frame['note'].iloc[0]}")
     return frame
+
+
+def check_finite(scored: pd.DataFrame) -> None:
+    """Refuse a table in which no sequence could be scored because the model is broken.
+
+    Raises:
+        ModelError: the model's output was not finite on any sequence.
+    """
+    if len(scored) and (scored["note"] == NOT_FINITE).all():
+        raise ModelError(f"{NOT_FINITE} on any sequence; the adapter is broken, or dtype float32 is needed")
 
 
 def perplexity(scored: pd.DataFrame, sequences: Dataset) -> float:
@@ -82,7 +95,7 @@ def perplexity(scored: pd.DataFrame, sequences: Dataset) -> float:
     """
     tokens = np.array(predicted_tokens(sequences))
     losses = scored["loss"].to_numpy(dtype=float)
-    known = ~np.isnan(losses)
+    known = tokens > 0
     if not known.any():
         return float("nan")
     return float(np.exp((losses[known] * tokens[known]).sum() / tokens[known].sum()))
@@ -112,6 +125,8 @@ def predict(
 
 def _row(sequence: dict[str, Any], predictions: Predictions, metrics: dict[str, table.Metric]) -> dict[str, Any]:
     row: dict[str, Any] = {"id": sequence["id"], "n_tokens": len(sequence["input_ids"])}
+    if not np.isfinite(predictions.nll).all():  # the argmax of NaN is a token like any other: no number would be true
+        return row | dict.fromkeys(metrics, float("nan")) | {"note": NOT_FINITE}
     notes: dict[str, list[str]] = {}
     for name, metric in metrics.items():
         try:
@@ -130,7 +145,7 @@ def batches(sequences: Dataset, indices: Sequence[int], batch_size: int) -> list
 
 
 def _order(sequences: Dataset, indices: Sequence[int]) -> list[int]:
-    lengths = [len(ids) for ids in sequences["input_ids"]]
+    lengths = {i: len(ids) for i, ids in zip(indices, sequences.select(indices)["input_ids"])}
     return sorted(indices, key=lambda i: (-lengths[i], i))
 
 

@@ -45,9 +45,9 @@ def copy(name: str, file: Path) -> None:
         OutputError: the file exists, or can't be written.
     """
     text = path(name).read_text(encoding="utf-8")
-    if file.exists():
-        raise OutputError(f"{file}: exists already; choose another name")
     try:
+        if file.exists():
+            raise OutputError(f"{file}: exists already; choose another name")
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{file}: can't be written: {error.strerror}") from error
+        raise OutputError(f"{file!s:.200}: can't be written: {error.strerror}") from error

@@ -121,6 +121,18 @@ def bad_inputs(tmp_path: Path, memorizers):
         "output holds other files": ({"output_dir": str(tmp_path / "photos")}, "photos"),
         "output is a file": ({"output_dir": text_file(tmp_path, "file", "mine")}, "file"),
         "unknown tracker": ({"tracking": "abacus"}, "abacus"),
+        "tracker not installed": ({"tracking": "comet_ml"}, "comet_ml"),
+        "empty list": ({data: "[]"}, "data"),
+        "seed too large": ({"seed": str(2**32)}, "seed"),
+        "method is a list": ({"method.name": "[sga]"}, "method.name"),
+        "half a sequence": ({"method.name": "sga", "method.retain_sequences": "2.5"}, "method.retain_sequences"),
+        "no form": ({"evaluation.forms": "[]"}, "evaluation.forms"),
+        "star is no pattern": ({"adapter.target_modules": "*"}, "target_modules"),
+        "rank beyond memory": ({"adapter.r": "100000000000"}, "adapter"),
+        "output inside a file": ({"output_dir": text_file(tmp_path, "plain", "mine") + "/run"}, "plain"),
+        "output name too long": ({"output_dir": str(tmp_path / ("x" * 300))}, "output_dir"),
+        "output is the model": ({"model.name": str(weightless), "output_dir": str(weightless)}, "weightless"),
+        "set of short rows": ({"data.reference": text_file(tmp_path, "r.jsonl", '{"input_ids": [1]}')}, "reference"),
     }  # fmt: skip
 
 
@@ -128,7 +140,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("case", range(29))
+@pytest.mark.parametrize("case", range(41))
 def test_bad_input_is_one_line_and_leaves_nothing(case, arguments, memorizers, tmp_path, capfd):
     inputs = bad_inputs(tmp_path, memorizers)
     name = list(inputs)[case]
@@ -144,7 +156,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, arguments, memorizers, t
 
 
 def test_every_bad_input_is_tested(memorizers, tmp_path):
-    assert len(bad_inputs(tmp_path, memorizers)) == 29
+    assert len(bad_inputs(tmp_path, memorizers)) == 41
 
 
 @pytest.mark.parametrize(
@@ -152,6 +164,7 @@ def test_every_bad_input_is_tested(memorizers, tmp_path):
     [
         (["unlern"], "unlern"),
         (["unlearn", "--config", "none.yaml"], "none.yaml"),
+        (["unlearn", "--config=none.yaml"], "none.yaml"),
         (["unlearn"], "model.name"),
         (["score", "--model", "m"], "forget"),
         (["score", "--model", "m", "--forget", "f.jsonl", "--quantization", "nf3"], "nf3"),

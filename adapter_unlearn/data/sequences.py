@@ -186,7 +186,9 @@ def _tokens(rows: list[Row], form: list[str], tokenizer: Any, bos: int | None) -
     if form == ["input_ids"]:
         parts = ((_token_ids(row),) for row in rows)
     elif tokenizer is None:
-        raise InputError(f"{rows[0].place}: text needs a tokenizer, and none is given; give one, or give input_ids")
+        raise InputError(
+            f"{rows[0].place}: text needs a tokenizer, and the model has none that loads; add it, or give input_ids"
+        )
     else:
         texts = [[_text(row, column) for row in rows] for column in form]
         parts = zip(*(_encode(tokenizer, column) for column in texts), strict=True)

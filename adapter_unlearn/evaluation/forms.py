@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapter_unlearn import models, scoring
+from adapter_unlearn.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,24 +15,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
 
+    from adapter_unlearn.sets import Sets
+
 NEEDED = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
 """What every summary holds; further metrics are columns beside them."""
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The sets of a run, as data.load_sequences gives them; only the forget set must be there."""
-
-    forget: Dataset
-    retain: Dataset | None = None
-    reference: Dataset | None = None
-    validation: Dataset | None = None
-    holdout: Dataset | None = None
-
-    def given(self) -> dict[str, Dataset]:
-        """Name -> set, without those that are not given."""
-        pairs = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        return {name: sequences for name, sequences in pairs if sequences is not None}
 
 
 @dataclass(frozen=True)
@@ -70,15 +57,23 @@ def measure(
         metrics: rows of the metrics table, beside NEEDED.
         batch_size: sequences in one forward.
         accelerator: shares the work among processes.
+
+    Raises:
+        InputError: no sequence of a set can be scored; ModelError: the model's output is not finite on any.
     """
     wanted = list(dict.fromkeys([*NEEDED, *metrics]))
+
+    def scored(name: str, sequences: Dataset) -> pd.DataFrame:
+        chosen = wanted if name in ("forget", "reference") else ("loss",)
+        try:
+            frame = scoring.score(model, sequences, chosen, batch_size, accelerator)
+        except InputError as error:
+            raise InputError(f"data.{name}: {error}") from error
+        scoring.check_finite(frame)
+        return frame
+
     with models.active(model, adapters):
-        frames = {
-            name: scoring.score(
-                model, sequences, wanted if name in ("forget", "reference") else ("loss",), batch_size, accelerator
-            )
-            for name, sequences in sets.given().items()
-        }
+        frames = {name: scored(name, sequences) for name, sequences in sets.given().items()}
     perplexities = {
         name: scoring.perplexity(frames[name], sequences)
         for name, sequences in sets.given().items()

@@ -13,7 +13,8 @@ from adapter_unlearn.memorization import outliers
 from adapter_unlearn.memorization.outliers import PAPER, Bounds
 
 if TYPE_CHECKING:
-    from adapter_unlearn.evaluation.forms import Measurement, Sets
+    from adapter_unlearn.evaluation.forms import Measurement
+    from adapter_unlearn.sets import Sets
 
 
 @dataclass(frozen=True)

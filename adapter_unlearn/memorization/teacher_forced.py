@@ -76,5 +76,5 @@ def longest_verbatim_run(predictions: Predictions) -> float:
 
 def loss(predictions: Predictions) -> float:
     """Mean negative log-likelihood of a token, in nats."""
-    _some(predictions.scored_hits, "")
-    return float(predictions.nll[predictions.scored_from - 1 :].mean(dtype=np.float64))
+    counted = len(predictions.scored_hits)
+    return float(predictions.nll[-counted:].mean(dtype=np.float64))

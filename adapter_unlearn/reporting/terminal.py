@@ -62,4 +62,4 @@ def show_scores(frame: pd.DataFrame, max_rows: int = 50) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ No torch in this room: a recipe is checked before anything heavy is loaded.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -86,15 +87,15 @@ def resolve(method: dict[str, Any]) -> dict[str, Any]:
         RecipeError: unknown method, unknown parameter, wrong type or range.
     """
     name = method.get("name")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise RecipeError(f"recipe key method.name: unknown method {name!r}; choose from {', '.join(METHODS)}")
     parameters = inspect.signature(METHODS[name]).parameters
     for key, value in method.items():
         if key != "name" and key not in parameters:
             raise RecipeError(f"recipe key method.{key}: {name} takes no such parameter, only {', '.join(parameters)}")
-        optional = value is None and key != "name" and parameters[key].default is None
-        if key != "name" and not optional and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise RecipeError(f"recipe key method.{key}: expected a number, got {value!r}")
+        if key != "name" and not _fits(value, str(parameters[key].annotation)):
+            kind = "a whole number" if "int" in str(parameters[key].annotation) else "a number"
+            raise RecipeError(f"recipe key method.{key}: expected {kind}, got {value!r}")
     resolved = {"name": name} | {key: method.get(key, parameter.default) for key, parameter in parameters.items()}
     stage(resolved)
     return resolved
@@ -104,6 +105,14 @@ def stage(method: dict[str, Any]) -> Stage:
     """What a method trains, from its name and parameters. Raises RecipeError as resolve does."""
     parameters = {key: value for key, value in method.items() if key != "name"}
     return METHODS[method["name"]](**parameters)
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a value is of a parameter's type: int, float, or one of them or None."""
+    if value is None:
+        return "None" in annotation
+    kinds = int if "int" in annotation else int | float
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _in_range(key: str, value: float, low: float, high: float) -> None:

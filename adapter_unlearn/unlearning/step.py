@@ -48,15 +48,16 @@ def take_step(
         they were if either is not finite.
     """
     optimizer.zero_grad()
+    counts = [max(sum(scoring.predicted_tokens(sequences.select(rows))), 1) for _, sequences, rows in parts]
+    most = max(counts)  # divided by in float32, after the backward pass: before, float16 would underflow
     sums = []
-    for term, sequences, rows in parts:
-        tokens = sum(scoring.predicted_tokens(sequences.select(rows)))
+    for (term, sequences, rows), tokens in zip(parts, counts):
         share = list(rows)[accelerator.process_index :: accelerator.num_processes]
         total = 0.0
         for batch in scoring.batches(sequences, share, scoring.rows_per_forward(model, batch_size)):
-            total += backward(model, sequences.select(batch), LOSSES[term.loss], term.coefficient / max(tokens, 1))
-        sums.append(total / max(tokens, 1))
-    gradients, sums = _add_up(trainable(model), sums, accelerator)
+            total += backward(model, sequences.select(batch), LOSSES[term.loss], term.coefficient * most / tokens)
+        sums.append(total / tokens)
+    gradients, sums = _add_up(trainable(model), sums, most, accelerator)
     norm = float(gradients.norm())
     if all(map(_finite, [norm, *sums])):
         optimizer.step()
@@ -82,15 +83,15 @@ def backward(model: torch.nn.Module, sequences: Dataset, loss: Loss, weight: flo
 
 
 def _add_up(
-    parameters: list[torch.nn.Parameter], sums: list[float], accelerator: Accelerator
+    parameters: list[torch.nn.Parameter], sums: list[float], divisor: int, accelerator: Accelerator
 ) -> tuple[torch.Tensor, list[float]]:
-    """Sum gradients and losses over processes in one message; write the gradients back; return both."""
+    """Sum gradients and losses over processes in one message; write the divided gradients back; return both."""
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     losses = torch.tensor(sums, dtype=torch.float32, device=gradients[0].device)
     flat = torch.cat([losses, *[gradient.flatten().float() for gradient in gradients]])
     if accelerator.num_processes > 1:
         flat = accelerator.reduce(flat, reduction="sum")
-    losses, rest = flat[: len(sums)], flat[len(sums) :]
+    losses, rest = flat[: len(sums)], flat[len(sums) :] / divisor
     for parameter, piece in zip(parameters, rest.split([p.numel() for p in parameters])):
         parameter.grad = piece.view_as(parameter).to(parameter.dtype)
     return rest, losses.tolist()

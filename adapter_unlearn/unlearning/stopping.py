@@ -64,8 +64,9 @@ def within(budget: float | None, record: dict[str, Any], before: dict[str, Any])
     return bool(record["validation_perplexity"] <= before["validation_perplexity"] * (1 + budget))
 
 
-def merit(record: dict[str, Any]) -> tuple[float, float, float]:
-    """Sorts epochs, best first: fewest outliers, then perplexity, then mean memorization accuracy."""
+def merit(record: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Sorts epochs, best first: fewest outliers, then fewest extractable, then perplexity, then mean accuracy."""
     outliers = record["outliers_high"] + record["outliers_low_new"]
     perplexity = record["validation_perplexity"]
-    return (outliers, math.inf if perplexity is None else perplexity, record["memorization_accuracy_mean"])
+    perplexity = math.inf if perplexity is None else perplexity
+    return (outliers, record["extractable"], perplexity, record["memorization_accuracy_mean"])

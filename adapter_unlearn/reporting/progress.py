@@ -1,0 +1,39 @@
+"""What a person sees while a run goes on: a bar with |S|, memorization and outliers; and the tracker's log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Progress:
+    """A bar on the first process, one step an epoch."""
+
+    def __init__(self, method: str, epochs: int, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.bar = tqdm(total=epochs, unit="epoch", desc=method, disable=not accelerator.is_main_process)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Show one epoch's record, and hand its numbers to the tracker."""
+        if record["epoch"]:
+            self.bar.set_postfix_str(
+                f"|S| {record['n_selected']}, MA mean {record['memorization_accuracy_mean']:.2f} "
+                f"max {record['memorization_accuracy_max']:.2f}, outliers {record['outliers_high']} high "
+                f"{record['outliers_low_new']} new low",
+                refresh=False,
+            )
+            self.bar.update()
+        numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
+        self.accelerator.log(numbers, step=record["epoch"])
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
