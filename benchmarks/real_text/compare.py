@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--base_dir", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--learning_rate", type=float, default=2e-4)
+    parser.add_argument("--learning_rate", type=float, default=3e-4)
     given = parser.parse_args()
     rows: dict[str, Any] = {}
     for name, method in METHODS.items():
