@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adapter_unlearn.arithmetic import combine, compress, negate
     from adapter_unlearn.data import load_sequences
     from adapter_unlearn.errors import InputError, ModelError, OutputError, RecipeError, UserError
     from adapter_unlearn.evaluation.report import Report
@@ -24,10 +25,13 @@ __all__ = [
     "RecipeError",
     "Report",
     "UserError",
+    "combine",
+    "compress",
     "evaluate",
     "load_base",
     "load_recipe",
     "load_sequences",
+    "negate",
     "score",
     "unlearn",
 ]
@@ -41,10 +45,13 @@ _ROOMS = {
     "RecipeError": "errors",
     "Report": "evaluation.report",
     "UserError": "errors",
+    "combine": "arithmetic",
+    "compress": "arithmetic",
     "evaluate": "pipeline",
     "load_base": "models",
     "load_recipe": "recipe",
     "load_sequences": "data",
+    "negate": "arithmetic",
     "score": "scoring",
     "unlearn": "pipeline",
 }

@@ -116,8 +116,9 @@ def _parse(call: tuple[jsonargparse.ArgumentParser, list[str]]) -> dict[str, Any
         raise RecipeError(recipe.one_line(str(error)).replace("recipe key ", "--").replace("recipe: ", "")) from error
 
 
-def _add_output(parser: jsonargparse.ArgumentParser, default: str | None = None) -> None:
-    parser.add_argument("--output_dir", type=str, default=default, help="folder to write; must not hold anything")
+def _add_output(parser: jsonargparse.ArgumentParser, default: str | None = None, required: bool = False) -> None:
+    options: dict[str, Any] = {"required": True} if required else {"default": default}
+    parser.add_argument("--output_dir", type=str, **options, help="folder to write; must not hold anything")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that stands there")
 
 
@@ -219,6 +220,34 @@ def _evaluate(call: Any) -> None:
         terminal.show_report(found.sequences, found.reference, found.summary)
 
 
+def _add_negate(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument("--adapter", type=str, required=True, help="folder of a PEFT LoRA adapter")
+    parser.add_argument("--scale", type=float, default=-1.0, help="factor of its delta; -1 takes back what it learned")
+    _add_output(parser, required=True)
+
+
+def _negate(call: Any) -> None:
+    given = _parse(call)
+    from adapter_unlearn import arithmetic
+
+    print(f"wrote {arithmetic.negate(**given)}")
+
+
+def _add_combine(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument("--adapters", nargs="+", required=True, help="folders of PEFT LoRA adapters for one base")
+    parser.add_argument("--weights", nargs="+", type=float, required=True, help="a number for each")
+    parser.add_argument("--rank", type=int, default=None, help="compress the sum to this rank, by truncated SVD")
+    parser.add_argument("--force", action="store_true", help="go on where the adapters name different bases")
+    _add_output(parser, required=True)
+
+
+def _combine(call: Any) -> None:
+    given = _parse(call)
+    from adapter_unlearn import arithmetic
+
+    print(f"wrote {arithmetic.combine(**given)}; arithmetic.json states its relative error")
+
+
 def _add_recipes(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["list", "copy"], help="list the shipped recipes, or copy one to a file")
     parser.add_argument("name", nargs="?", default=None, help="a recipe's name, as listed")
@@ -242,5 +271,7 @@ VERBS: dict[str, Verb] = {
     "score": Verb("measure how far each text of a file is memorized", _add_score, _score),
     "unlearn": Verb("train an unlearning adapter by a recipe, and prove it", _add_unlearn, _unlearn),
     "evaluate": Verb("measure a base with adapters on it, side by side", _add_evaluate, _evaluate),
+    "negate": Verb("multiply an adapter's delta by a number, -1 unless told", _add_negate, _negate),
+    "combine": Verb("add adapters exactly, with weights", _add_combine, _combine),
     "recipes": Verb("list the shipped recipes, or copy one", _add_recipes, _recipes),
 }

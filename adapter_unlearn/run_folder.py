@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from adapter_unlearn.errors import OutputError
 
 MANIFEST = "unlearning.json"
-_MARKS = (MANIFEST, "summary.json", "sequences.parquet")
+ARITHMETIC = "arithmetic.json"
+_MARKS = (MANIFEST, ARITHMETIC, "summary.json", "sequences.parquet")
 
 
 def check_writable(folder: str | Path, overwrite: bool = False) -> None:

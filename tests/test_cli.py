@@ -17,6 +17,7 @@ from conftest import random_rows
 import adapter_unlearn
 from adapter_unlearn import cli, pipeline, shipped
 
+PLAIN = {"quantization": "none", "dtype": "float32"}
 SECRET = "correct horse battery staple"
 
 
@@ -239,13 +240,28 @@ def test_recipes(tmp_path, capsys):
     assert cli.main(["recipes", "copy", "tiny-cpu/sga.yaml", str(tmp_path / "my.yaml")]) == 2
 
 
+def test_negate_and_combine(arguments, tmp_path, capfd):
+    assert unlearn(arguments) == 0
+    run, taken_back, nothing = (str(tmp_path / name) for name in ("run", "taken-back", "nothing"))
+    assert cli.main(["negate", "--adapter", run, "--output_dir", taken_back]) == 0
+    both = ["--adapters", run, taken_back, "--weights", "1.0", "1.0", "--rank", "4"]
+    assert cli.main(["combine", *both, "--output_dir", nothing]) == 0
+    found = pipeline.evaluate(arguments["--model.name"], nothing, arguments["--data.forget"], None, **PLAIN)
+    base, stacked = (found.sequences.query(f"form == '{form}'")["loss"].to_numpy() for form in ("base", "stacked"))
+    assert stacked == pytest.approx(base, rel=1e-4)
+    assert cli.main(["combine", "--adapters", run, "--weights", "1", "2", "--output_dir", str(tmp_path / "x")]) == 2
+    assert cli.main(["negate", "--adapter", run, "--output_dir", run]) == 2
+    assert cli.main(["negate", "--adapter", str(tmp_path), "--output_dir", str(tmp_path / "x")]) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if "error:" in line]
+    assert len(errors) == 3 and not (tmp_path / "x").exists()
+
+
 def test_evaluate_takes_several_adapters(arguments, tmp_path):
     assert unlearn(arguments) == 0
     assert unlearn(arguments, output_dir=str(tmp_path / "second"), seed="1") == 0
-    options = {"quantization": "none", "dtype": "float32"}
     both = [tmp_path / "run", tmp_path / "second"]
-    found = pipeline.evaluate(arguments["--model.name"], both, arguments["--data.forget"], **options)
-    single = pipeline.evaluate(arguments["--model.name"], both[0], arguments["--data.forget"], **options)
+    found = pipeline.evaluate(arguments["--model.name"], both, arguments["--data.forget"], **PLAIN)
+    single = pipeline.evaluate(arguments["--model.name"], both[0], arguments["--data.forget"], **PLAIN)
     base = found.sequences.query("form == 'base'")["loss"]
     assert base.equals(single.sequences.query("form == 'base'")["loss"])
     assert not found.sequences["loss"].equals(single.sequences["loss"])
