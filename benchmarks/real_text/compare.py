@@ -2,8 +2,8 @@
 
     python benchmarks/real_text/compare.py --base_dir DIR --output_dir RUNS --result benchmarks/results/real_text.json
 
-DIR is what train_base.py made. Every run is `adapter_unlearn.unlearn` with an nf4 base, r = 16, no perplexity budget, and
-one stop rule: mean memorization accuracy below a level, 0.33 (the paper's) or 0.25. A run that is done is not done again.
+DIR is what train_base.py made. Every run is `adapter_unlearn.unlearn` with an nf4 base, r = 16, no perplexity budget,
+and one stop rule: mean memorization accuracy below a level, 0.33 (the paper's) or 0.25. What is done is not done again.
 """
 
 from __future__ import annotations
