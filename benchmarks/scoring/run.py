@@ -1,10 +1,11 @@
 """What scoring costs beside the bare forward passes, and that its memory does not grow with the number of rows.
 
     python benchmarks/scoring/run.py --rows val_preprefix.npy val_prefix.npy val_suffix.npy --output scoring.json
+    python benchmarks/scoring/run.py --rows val_preprefix.npy val_prefix.npy val_suffix.npy --peak
 
 The model has the size of GPT-Neo 125M (vocabulary 50257) and random weights: speed does not depend on their values.
 Bare passes and scoring alternate, A B A B …, and medians are compared, because machines are noisy. Peak memory is
-measured in processes of their own.
+measured apart.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import argparse
 import json
 import re
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, GPTNeoConfig
 
 from adapter_unlearn import load_sequences, score
@@ -50,11 +50,15 @@ def high_water() -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024
 
 
-def peak_memory(paths: list[str], rows: int, batch_size: int) -> int:
-    """Peak resident bytes of a process while it scores so many rows; building the model does not count."""
-    words = [sys.executable, __file__, "--rows", *paths, "--number", str(rows), "--batch_size", str(batch_size)]
-    done = subprocess.run([*words, "--peak"], check=True, capture_output=True, text=True)
-    return int(done.stdout.splitlines()[-1])
+def peaks(model: torch.nn.Module, sequences: Dataset, batch_size: int) -> dict[int, int]:
+    """Number of rows -> peak resident bytes while they are scored; a first batch lets the allocator settle."""
+    score(model, sequences.select(range(batch_size)), batch_size=batch_size)
+    found = {}
+    for number in (64, 512):
+        Path("/proc/self/clear_refs").write_text("5")
+        score(model, sequences.select(range(number)), batch_size=batch_size)
+        found[number] = high_water()
+    return found
 
 
 def main() -> None:
@@ -65,15 +69,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--peak", action="store_true", help="score once and print the peak memory")
+    parser.add_argument("--peak", action="store_true", help="print the peak memory at 64 and at 512 rows")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    sequences = load_sequences([Path(path) for path in given.rows]).select(range(given.number))
+    every = load_sequences([Path(path) for path in given.rows])
+    sequences = every.select(range(given.number))
     model = build_model()
     if given.peak:
-        Path("/proc/self/clear_refs").write_text("5")
-        score(model, sequences, batch_size=given.batch_size)
-        print(high_water())
+        print(json.dumps(peaks(model, every, given.batch_size)))
         return
     rows = [list(row) for row in sequences["input_ids"]]
     bare_passes(model, rows[: given.batch_size], given.batch_size)
@@ -90,7 +93,6 @@ def main() -> None:
         "bare_seconds": [round(value, 2) for value in bare],
         "score_seconds": [round(value, 2) for value in ours],
         "ratio_of_medians": round(statistics.median(ours) / statistics.median(bare), 3),
-        "peak_bytes": {number: peak_memory(given.rows, number, given.batch_size) for number in (64, 512)},
     }
     print(json.dumps(result, indent=2))
     if given.output:
