@@ -88,6 +88,8 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".partial", dir=path.absolute().parent))
         staging.chmod(0o777 & ~_umask())
         yield staging
+        for file in filter(Path.is_file, staging.rglob("*")):
+            file.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
         _take_place(staging, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

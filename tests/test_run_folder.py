@@ -21,6 +21,14 @@ def test_a_folder_appears_whole(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["run"]
 
 
+def test_files_are_as_readable_as_any_other(tmp_path):
+    (tmp_path / "usual").write_text("")
+    with run_folder.new_folder(tmp_path / "run") as folder:
+        save_file({"a": torch.zeros(2)}, folder / "adapter_model.safetensors")
+    usual = (tmp_path / "usual").stat().st_mode
+    assert (tmp_path / "run" / "adapter_model.safetensors").stat().st_mode == usual
+
+
 @pytest.mark.parametrize("fault", [RuntimeError("bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
 def test_nothing_is_left_when_writing_fails(tmp_path, fault):
     expected = OutputError if isinstance(fault, OSError) else type(fault)
