@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from adapter_unlearn.data import load_sequences
     from adapter_unlearn.errors import InputError, ModelError, OutputError, RecipeError, UserError
     from adapter_unlearn.evaluation.report import Report
+    from adapter_unlearn.merging import merge
     from adapter_unlearn.models import load_base
     from adapter_unlearn.pipeline import evaluate, unlearn
     from adapter_unlearn.recipe import Recipe, load_recipe
@@ -31,6 +32,7 @@ __all__ = [
     "load_base",
     "load_recipe",
     "load_sequences",
+    "merge",
     "negate",
     "score",
     "unlearn",
@@ -51,6 +53,7 @@ _ROOMS = {
     "load_base": "models",
     "load_recipe": "recipe",
     "load_sequences": "data",
+    "merge": "merging",
     "negate": "arithmetic",
     "score": "scoring",
     "unlearn": "pipeline",

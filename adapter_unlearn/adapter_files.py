@@ -172,16 +172,42 @@ def _of_pattern(path: Path, pattern: dict[str, Any] | None, name: str, default: 
 
 def base_of(adapter: Adapter) -> dict[str, Any]:
     """Which base an adapter was made for: the name and revision of its config, the fingerprint of its manifest."""
-    recorded: dict[str, Any] = {}
-    for manifest in (run_folder.ARITHMETIC, run_folder.MANIFEST):
-        if (adapter.path / manifest).is_file():
-            recorded = _json(adapter.path / manifest).get("base") or {}
     config = adapter.config
     return {
         "name": config.get("base_model_name_or_path"),
         "revision": config.get("revision"),
-        "fingerprint": recorded.get("fingerprint"),
+        "fingerprint": _recorded_base(adapter.path).get("fingerprint"),
     }
+
+
+def check_base(folder: str | Path, fingerprint: str | None, base: str, force: bool = False) -> None:
+    """Refuse an adapter on a base it was not made for, where both are known: any adapter folder, not only plain LoRA.
+
+    Args:
+        folder: of the adapter. One whose manifest records no fingerprint, or that has no manifest, passes.
+        fingerprint: of the base at hand, from run_folder.fingerprint; None passes.
+        base: its name, for the message.
+        force: let it pass.
+
+    Raises:
+        ModelError: the fingerprints differ.
+    """
+    made_for = _recorded_base(Path(folder))
+    recorded = made_for.get("fingerprint")
+    if not force and recorded and fingerprint and recorded != fingerprint:
+        raise ModelError(
+            f"{folder}: made for another base ({made_for.get('name')}) than {base}, by the fingerprints of their "
+            "weights; name the base it was made for, or go on with force if you know the two to be the same"
+        )
+
+
+def _recorded_base(folder: Path) -> dict[str, Any]:
+    """What an adapter's manifest says of its base; empty without a manifest."""
+    recorded: dict[str, Any] = {}
+    for manifest in (run_folder.ARITHMETIC, run_folder.MANIFEST):
+        if (folder / manifest).is_file():
+            recorded = _json(folder / manifest).get("base") or {}
+    return recorded
 
 
 def _json(path: Path) -> dict[str, Any]:

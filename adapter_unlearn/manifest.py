@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import adapter_unlearn
-from adapter_unlearn import assets, run_folder
+from adapter_unlearn import models, run_folder
 
 if TYPE_CHECKING:
     from adapter_unlearn.memorization.outliers import Bounds
@@ -89,21 +89,11 @@ def base_identity(model: Model, loaded: Any) -> dict[str, Any]:
     return {
         "name": model.name,
         "revision": getattr(loaded.config, "_commit_hash", None) or model.revision,
-        "fingerprint": run_folder.fingerprint(weights_folder(model.name, model.revision)),
+        "fingerprint": run_folder.fingerprint(models.weights_folder(model.name, model.revision)),
         "quantization": model.quantization,
         "dtype": model.dtype,
         "adapter": model.adapter,
     }
-
-
-def weights_folder(name: str, revision: str | None) -> Path:
-    """Where a model's weight files lie: its own folder, or the hub's cache."""
-    folder = Path(assets.resolve(name))
-    if folder.is_dir():
-        return folder
-    from transformers.utils import cached_file
-
-    return Path(cached_file(name, "config.json", revision=revision, local_files_only=True)).parent
 
 
 def _peak_memory() -> int:

@@ -117,6 +117,40 @@ def load_config(name: str, revision: str | None = None, trust_remote_code: bool 
         return AutoConfig.from_pretrained(assets.resolve(name), revision=revision, trust_remote_code=trust_remote_code)
 
 
+def weights_folder(name: str, revision: str | None) -> Path:
+    """Where the weight files of a model that was loaded before lie: its own folder, or the hub's cache."""
+    folder = Path(assets.resolve(name))
+    if folder.is_dir():
+        return folder
+    from transformers.utils import cached_file
+
+    return Path(cached_file(name, "config.json", revision=revision, local_files_only=True)).parent
+
+
+def fetch(name: str, revision: str | None, files: Sequence[str]) -> Path:
+    """A model's folder; of a hub id the files of these names (globs) are downloaded first. Raises ModelError."""
+    folder = Path(assets.resolve(name))
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    with _loading(name):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+
+
+def skeleton(config: Any, name: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model without its weights, on the meta device: modules, shapes, and which weights are tied.
+
+    Raises:
+        ModelError: as load_base.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with _loading(name), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return model
+
+
 def load_tokenizer(
     name: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase | None:

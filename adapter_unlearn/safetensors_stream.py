@@ -1,0 +1,133 @@
+"""Read and write safetensors files a block of rows at a time: no tensor, let alone a shard, is ever held whole.
+
+The format: eight bytes with the header's length, a JSON header (name -> dtype, shape, byte offsets), the values.
+Shapes and dtypes are known before the values, so the header can go first. `safetensors.torch.save_file` wants every
+tensor of a file at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from adapter_unlearn.errors import ModelError
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+BLOCK = 2**22
+"""Numbers in a block: 16 MB in float32."""
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
+_BITS |= {"I64": 64, "U64": 64, "F64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "C64": 64}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as it lies in a file; `dtype` is the format's name of it, such as BF16."""
+
+    path: Path
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """The tensor in blocks along its first dimension, each with the row it begins at. Raises ModelError."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                if not self.shape:
+                    yield 0, file.get_tensor(self.key)
+                    return
+                rows = file.get_slice(self.key)
+                step = max(1, BLOCK // max(1, math.prod(self.shape[1:])))
+                for start in range(0, self.shape[0], step):
+                    yield start, rows[start : start + step]
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(self.path, error) from error
+
+    def whole(self) -> torch.Tensor:
+        """The tensor, all of it."""
+        blocks = [block for _, block in self.blocks()]
+        return torch.cat(blocks) if len(blocks) != 1 else blocks[0]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to write: `values` gives its blocks in order."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    values: Callable[[], Iterable[torch.Tensor]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * _BITS[self.dtype] // 8
+
+
+def read_headers(path: Path) -> dict[str, Stored]:
+    """Every tensor of a file, by name. Raises ModelError where the file is broken or holds what can't be copied."""
+    try:
+        with safe_open(path, "pt") as file:
+            headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (a handle, not a dict)
+            found = {key: Stored(path, key, s.get_dtype(), tuple(s.get_shape())) for key, s in headers.items()}
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    for tensor in found.values():
+        if tensor.dtype not in _BITS:
+            raise ModelError(
+                f"{path}: tensor {tensor.key} is {tensor.dtype}, which can't be copied; name another model"
+            )
+    return found
+
+
+def write_sharded(folder: Path, tensors: Sequence[Tensor], shard_bytes: int) -> None:
+    """Write model.safetensors, or, where it would pass `shard_bytes`, shards and their index.
+
+    A tensor larger than that gets a shard of its own.
+    """
+    shards: list[list[Tensor]] = [[]]
+    for tensor in tensors:
+        if shards[-1] and sum(x.size for x in shards[-1]) + tensor.size > shard_bytes:
+            shards.append([])
+        shards[-1].append(tensor)
+    if len(shards) == 1:
+        write(folder / SINGLE, shards[0])
+        return
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write(folder / name, shard)
+        places |= {tensor.key: name for tensor in shard}
+    index = {"metadata": {"total_size": sum(x.size for x in tensors)}, "weight_map": dict(sorted(places.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Write one file. Wide dtypes go first: files are mapped, and a number must start at a multiple of its size."""
+    ordered = sorted(tensors, key=lambda tensor: -_BITS[tensor.dtype])
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in ordered:
+        header[tensor.key] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [end, end + tensor.size]}
+        end += tensor.size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in ordered:
+            begun = file.tell()
+            for block in tensor.values():
+                file.write(block.contiguous().flatten().view(torch.uint8).numpy().data)
+            if file.tell() - begun != tensor.size:
+                raise AssertionError(f"{tensor.key}: {file.tell() - begun} bytes came, {tensor.size} were announced")
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path}: can't be read ({str(error).splitlines()[0][:200]}); copy the model's files again")
