@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import adapter_unlearn
-from adapter_unlearn import models, run_folder
+from adapter_unlearn import adapter_files, models, run_folder
 
 if TYPE_CHECKING:
     from adapter_unlearn.memorization.outliers import Bounds
     from adapter_unlearn.recipe import Model, Recipe
     from adapter_unlearn.sets import Sets
-    from adapter_unlearn.unlearning.loop import Outcome
+    from adapter_unlearn.unlearning.stages import Trained
     from adapter_unlearn.unlearning.stopping import Goal
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets")
@@ -28,27 +28,33 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "dat
 
 def of_run(
     run: Recipe,
+    base: dict[str, Any],
     sets: Sets,
     notes: list[str],
-    outcome: Outcome,
+    trained: Trained,
     goal: Goal,
     bounds: Bounds,
-    model: Any,
     seconds: float,
     processes: int,
 ) -> dict[str, Any]:
-    """The manifest of an unlearning run."""
-    kept = outcome.log[outcome.kept_epoch] if outcome.kept_epoch < len(outcome.log) else outcome.log[-1]
-    return _common(run, sets, notes, bounds, model) | {
+    """The manifest of an unlearning run; `base` is from base_identity."""
+    outcome, shipped = trained.outcome, adapter_files.read(trained.folder)
+    return _common(run, base, sets, notes, bounds) | {
         "method": run.method,
-        "adapter": asdict(run.adapter) | {"parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)},
+        "adapter": asdict(run.adapter)
+        | {
+            "parameters": sum(module.rank * sum(module.shape) for module in shipped.modules.values()),
+            "shipped_rank": max(module.rank for module in shipped.modules.values()),
+            "bytes": (trained.folder / adapter_files.WEIGHTS).stat().st_size,
+        },
+        "stages": trained.parts,
         "seed": run.seed,
         "goal": asdict(goal),
         "outcome": {
             "stopped_because": outcome.stopped_because,
             "goal_reached": outcome.goal_reached,
             "kept_epoch": outcome.kept_epoch,
-            "validation_perplexity": kept["validation_perplexity"],
+            "validation_perplexity": outcome.log[outcome.kept_epoch]["validation_perplexity"],
         },
         "cost": {
             "seconds": round(seconds, 1),
@@ -61,15 +67,20 @@ def of_run(
 
 
 def of_evaluation(
-    run: Recipe, sets: Sets, notes: list[str], bounds: Bounds, adapters: Sequence[str | Path], model: Any
+    run: Recipe,
+    base: dict[str, Any],
+    sets: Sets,
+    notes: list[str],
+    bounds: Bounds,
+    adapters: Sequence[str | Path],
 ) -> dict[str, Any]:
     """The manifest of an evaluation of finished adapters."""
-    return _common(run, sets, notes, bounds, model) | {
+    return _common(run, base, sets, notes, bounds) | {
         "adapters": [{"path": str(path), "fingerprint": run_folder.fingerprint(path)} for path in adapters]
     }
 
 
-def _common(run: Recipe, sets: Sets, notes: list[str], bounds: Bounds, model: Any) -> dict[str, Any]:
+def _common(run: Recipe, base: dict[str, Any], sets: Sets, notes: list[str], bounds: Bounds) -> dict[str, Any]:
     counts = {
         name: {"n_sequences": len(sequences), "n_documents": len(set(sequences["document"]))}
         for name, sequences in sets.given().items()
@@ -77,7 +88,7 @@ def _common(run: Recipe, sets: Sets, notes: list[str], bounds: Bounds, model: An
     return {
         "package": {"name": "adapter-unlearn", "version": adapter_unlearn.__version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "base": base_identity(run.model, model),
+        "base": base,
         "bounds": asdict(bounds),
         "data": counts | {"notes": notes},
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES},

@@ -213,6 +213,50 @@ def attach(
     return model
 
 
+def attach_next(model: PeftModel, name: str) -> None:
+    """Put one more fresh adapter on the model, shaped as `default`; it alone is trained, all others act as they did."""
+    active_before = list(model.active_adapters)
+    model.add_adapter(name, model.peft_config["default"])
+    model.base_model.set_adapter([*active_before, name])
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(f".{name}." in parameter_name)
+
+
+def save_adapter(model: PeftModel, name: str, folder: str | Path) -> Path:
+    """Write one adapter of the model; return the folder it lies in, where plain PEFT finds it."""
+    model.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
+    return Path(folder) if name == "default" else Path(folder) / name
+
+
+def add_finished(model: PeftModel, folder: str | Path, name: str) -> None:
+    """Load a finished adapter beside the others, frozen and not active. Raises ModelError where it does not fit."""
+    active_before = list(model.active_adapters)
+    trained = {parameter_name for parameter_name, p in model.named_parameters() if p.requires_grad}
+    _load_adapter(model, folder, name)
+    model.base_model.set_adapter(active_before)
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter_name in trained)
+
+
+def set_scale(model: torch.nn.Module, name: str, factor: float) -> None:
+    """Let one adapter's delta count `factor` times: a setting of its layers, nothing is copied or changed."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.set_scale(name, factor)
+
+
+@contextmanager
+def scaled(model: torch.nn.Module, name: str, factor: float) -> Iterator[None]:
+    """Within, one adapter's delta counts `factor` times; before and after, once."""
+    try:
+        set_scale(model, name, factor)
+        yield
+    finally:
+        set_scale(model, name, 1.0)
+
+
 def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
     """Put finished adapters on the base, all active at once, frozen.
 

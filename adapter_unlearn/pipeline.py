@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,18 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
-from adapter_unlearn import assets, manifest, models, recipe, run_folder, scoring, sets
+from adapter_unlearn import adapter_files, assets, manifest, models, recipe, run_folder, scoring, sets
 from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.evaluation import forms as deployment
+from adapter_unlearn.evaluation.forms import Measurement, Measuring
 from adapter_unlearn.evaluation.report import Report, bounds_of, report
 from adapter_unlearn.memorization import table
 from adapter_unlearn.reporting import write
 from adapter_unlearn.reporting.progress import Progress
-from adapter_unlearn.unlearning import loop, methods, stopping
+from adapter_unlearn.unlearning import loop, methods, stages, stopping
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from adapter_unlearn.memorization.outliers import Bounds
     from adapter_unlearn.models import Quantization
     from adapter_unlearn.recipe import Data, Model, Recipe, Source
 
@@ -50,42 +54,62 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
     accelerator = _accelerator(run.tracking, Path(run.output_dir).parent)
     set_seed(run.seed)
     given, notes = sets.load(run.model, run.data)
-    model = models.attach(_base(run.model), **dataclasses.asdict(run.adapter), carried=run.model.adapter)
-    models.train_through(model, run.training.gradient_checkpointing)
+    with tempfile.TemporaryDirectory(prefix="adapter-unlearn-") as place:
+        model = models.attach(_base(run.model), **dataclasses.asdict(run.adapter), carried=run.model.adapter)
+        models.train_through(model, run.training.gradient_checkpointing)
+        base = manifest.base_identity(run.model, model)
+        beneath = ["carried"] if run.model.adapter else []
+        measuring = Measuring(given, run.evaluation.metrics, run.evaluation.batch_size, accelerator)
+        before = deployment.measure(model, "base", beneath, measuring)
+        bounds = bounds_of(run.evaluation.bounds, before)
+        goal = stopping.resolve(run.stop, before.reference)
+        trained = _train(model, run, given, before, bounds, goal, accelerator, Path(place))
+        log.info(trained.outcome.stopped_because)
+        models.add_finished(model, trained.folder, "shipped")  # what is measured is what the files hold
+        measured = [before]
+        if "stacked" in run.evaluation.forms:
+            measured.append(deployment.measure(model, "stacked", [*beneath, "shipped"], measuring))
+        del model
+        found = report(measured, given, bounds)
+        seconds = time.monotonic() - started
+        about = manifest.of_run(run, base, given, notes, trained, goal, bounds, seconds, accelerator.num_processes)
 
-    beneath = ["carried"] if run.model.adapter else []
-    measuring = {"metrics": run.evaluation.metrics, "batch_size": run.evaluation.batch_size, "accelerator": accelerator}
-    before = deployment.measure(model, "base", beneath, given, **measuring)
-    bounds = bounds_of(run.evaluation.bounds, before)
+        def write_run() -> None:
+            with run_folder.new_folder(run.output_dir, overwrite) as folder:
+                for name in (adapter_files.CONFIG, adapter_files.WEIGHTS):
+                    shutil.copyfile(trained.folder / name, folder / name)
+                (folder / "recipe.yaml").write_text(recipe.to_yaml(run), encoding="utf-8")
+                run_folder.write_json_lines(folder / "train_log.jsonl", trained.outcome.log)
+                if trained.scales:
+                    run_folder.write_json_lines(folder / "scale_search.jsonl", trained.scales)
+                run_folder.write_json(folder / run_folder.MANIFEST, about)
+                write.results(folder, found, trained.outcome.log, about, trained.scales)
+                write.card(folder, found.summary, about)
+
+        _on_first_process(accelerator, write_run)
+    return Path(run.output_dir)
+
+
+def _train(
+    model: Any,
+    run: Recipe,
+    given: sets.Sets,
+    before: Measurement,
+    bounds: Bounds,
+    goal: stopping.Goal,
+    accelerator: Accelerator,
+    place: Path,
+) -> stages.Trained:
+    """Run the method's stages, with the base's measurement as where they start."""
     task = loop.Task(
         given.forget, before.forget, bounds, given.retain, given.validation, before.perplexities.get("validation")
     )
-    goal = stopping.resolve(run.stop, before.reference)
-    with Progress(run.method["name"], run.training.max_epochs, accelerator) as progress:
-        outcome = loop.train(
-            model, methods.stage(run.method), task, run.training, goal, run.stop.max_perplexity_increase,
-            accelerator, run.stop.patience, run.seed, progress.update,
+    plan = methods.stages(run.method)
+    with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
+        return stages.run(
+            model, plan, task, run.training, goal, run.stop.max_perplexity_increase,
+            accelerator, place, run.stop.patience, run.seed, progress.update,
         )  # fmt: skip
-    log.info(outcome.stopped_because)
-    after = [
-        deployment.measure(model, form, [*beneath, "default"], given, **measuring) for form in run.evaluation.forms
-    ]
-    found = report([before, *after], given, bounds)
-    seconds = time.monotonic() - started
-    about = manifest.of_run(run, given, notes, outcome, goal, bounds, model, seconds, accelerator.num_processes)
-
-    def write_run() -> None:
-        with run_folder.new_folder(run.output_dir, overwrite) as folder:
-            model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
-            about["adapter"]["bytes"] = (folder / "adapter_model.safetensors").stat().st_size
-            (folder / "recipe.yaml").write_text(recipe.to_yaml(run), encoding="utf-8")
-            run_folder.write_json_lines(folder / "train_log.jsonl", outcome.log)
-            run_folder.write_json(folder / run_folder.MANIFEST, about)
-            write.results(folder, found, outcome.log, about)
-            write.card(folder, found.summary, about)
-
-    _on_first_process(accelerator, write_run)
-    return Path(run.output_dir)
 
 
 def evaluate(
@@ -146,15 +170,17 @@ def evaluate(
     given, notes = sets.load(run.model, run.data)
     stacked = models.stack(_base(run.model), adapters)
     names = models.adapter_names(len(adapters))
-    measurements = [
-        deployment.measure(stacked, form, active, given, metrics, batch_size, accelerator)
-        for form, active in [("base", []), *((form, names) for form in forms)]
-    ]
-    found_bounds = bounds_of(bounds, measurements[0])
-    found = report(measurements, given, found_bounds)
+    base = manifest.base_identity(run.model, stacked)
+    measuring = Measuring(given, metrics, batch_size, accelerator)
+    measured = [deployment.measure(stacked, "base", [], measuring)]
+    if "stacked" in forms:
+        measured.append(deployment.measure(stacked, "stacked", names, measuring))
+    del stacked
+    found_bounds = bounds_of(bounds, measured[0])
+    found = report(measured, given, found_bounds)
 
     def write_evaluation(place: str | Path) -> None:
-        about = manifest.of_evaluation(run, given, notes, found_bounds, adapters, stacked)
+        about = manifest.of_evaluation(run, base, given, notes, found_bounds, adapters)
         with run_folder.new_folder(place, overwrite) as folder:
             run_folder.write_json(folder / "evaluation.json", about)
             write.results(folder, found, [], about)

@@ -182,7 +182,7 @@ def test_a_step_is_the_mean_over_all_tokens_whatever_the_batch(memorizers):
     for batch_size in (8, 3, 1):
         model = with_adapter(memorizers, "none")
         optimizer = torch.optim.SGD(trainable(model), 0.1)
-        (term,) = methods.sga(0.0).terms
+        (term,) = methods.sga(0.0)[0].terms
         losses, norm = take_step(model, optimizer, [(term, as_sequences(rows), range(8))], batch_size, Accelerator())
         results.append((losses["forget"], norm, torch.cat([p.detach().flatten() for p in trainable(model)])))
     for loss, norm, weights in results[1:]:
@@ -206,7 +206,7 @@ def test_a_step_descends_the_mean_token_loss_and_a_prompt_is_no_part_of_it(memor
         logits = model(input_ids=ids).logits[0, prompt - 1 : -1]
         (-torch.nn.functional.cross_entropy(logits, ids[0, prompt:], reduction="sum") / tokens).backward()
     expected = [parameter.detach() - 0.1 * parameter.grad for parameter in trainable(model)]
-    (term,) = methods.sga(0.0).terms
+    (term,) = methods.sga(0.0)[0].terms
     optimizer = torch.optim.SGD(trainable(model), 0.1)
     take_step(model, optimizer, [(term, sequences, range(3))], 2, Accelerator())
     for parameter, wanted in zip(trainable(model), expected):
@@ -216,7 +216,7 @@ def test_a_step_descends_the_mean_token_loss_and_a_prompt_is_no_part_of_it(memor
 def test_a_step_that_is_not_finite_changes_nothing(memorizers):
     model = with_adapter(memorizers, "none")
     before = [parameter.detach().clone() for parameter in trainable(model)]
-    (term,) = methods.sga(0.0).terms
+    (term,) = methods.sga(0.0)[0].terms
     poisoned = methods.Term(term.rows, term.select, term.loss, math.inf)
     optimizer = torch.optim.SGD(trainable(model), 0.1)
     _, norm = take_step(model, optimizer, [(poisoned, as_sequences(random_rows(0)[:2]), [0, 1])], 2, Accelerator())
@@ -244,14 +244,14 @@ def problem(memorizers):
 
 
 def run(model, task, stage=None, goal=None, budget=None, training=None, **rest):
-    stage = stage or methods.sga(0.5)
+    stage = stage or methods.sga(0.5)[0]
     goal = goal or stopping.Goal(mean_below=0.1)
     training = training or Training(learning_rate=5e-3, max_epochs=40, batch_size=4)
     return loop.train(model, stage, task, training, goal, budget, Accelerator(), **rest)
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
-@pytest.mark.parametrize("method", [methods.sga(0.5), methods.ga(), methods.sga(0.5, retain_weight=1.0)])
+@pytest.mark.parametrize("method", [methods.sga(0.5)[0], methods.ga()[0], methods.sga(0.5, retain_weight=1.0)[0]])
 def test_every_method_forgets_and_trains_every_tensor(problem, quantization, method):
     model, task = problem(quantization)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -282,7 +282,7 @@ def test_the_log_tells_the_run(problem):
 
 def test_selection_shrinks_to_the_most_memorized_one(problem):
     model, task = problem()
-    outcome = run(model, task, methods.sga(0.5), goal=stopping.Goal(mean_below=0.03))
+    outcome = run(model, task, methods.sga(0.5)[0], goal=stopping.Goal(mean_below=0.03))
     assert outcome.log[-1]["n_selected"] == 1
 
 
@@ -303,7 +303,7 @@ def test_base_comes_back_bit_for_bit(problem):
 
 def test_past_its_budget_the_best_epoch_is_kept(problem):
     model, task = problem()
-    outcome = run(model, task, methods.ga(), stopping.Goal(mean_below=0.0), budget=0.05)
+    outcome = run(model, task, methods.ga()[0], stopping.Goal(mean_below=0.0), budget=0.05)
     assert "past its budget" in outcome.stopped_because and not outcome.goal_reached
     assert f"The adapter of epoch {outcome.kept_epoch} was kept" in outcome.stopped_because
     allowed = [line for line in outcome.log if stopping.within(0.05, line, outcome.log[0])]
@@ -317,7 +317,7 @@ def test_past_its_budget_the_best_epoch_is_kept(problem):
 def test_a_run_that_explodes_keeps_what_it_had(problem):
     model, task = problem()
     training = Training(learning_rate=1e30, max_epochs=5, optimizer="sgd")
-    outcome = run(model, task, methods.ga(), training=training)
+    outcome = run(model, task, methods.ga()[0], training=training)
     assert "not finite" in outcome.stopped_because and outcome.kept_epoch == 0
     pd.testing.assert_frame_equal(score(model, task.forget), task.before)
 
@@ -340,7 +340,7 @@ def test_several_steps_an_epoch(problem):
     optimizer_step = torch.optim.AdamW.step
     torch.optim.AdamW.step = lambda self, *a, **k: (steps.append(1), optimizer_step(self, *a, **k))[1]
     try:
-        run(model, task, methods.ga(), training=Training(max_epochs=2, sequences_per_step=4))
+        run(model, task, methods.ga()[0], training=Training(max_epochs=2, sequences_per_step=4))
     finally:
         torch.optim.AdamW.step = optimizer_step
     assert len(steps) == 2 * math.ceil(len(task.forget) / 4)
@@ -349,7 +349,7 @@ def test_several_steps_an_epoch(problem):
 def test_a_seed_is_a_run(problem):
     def weights(seed):
         model, task = problem()
-        run(model, task, methods.sga(0.5, None, 1.0, 4), training=Training(max_epochs=3), seed=seed)
+        run(model, task, methods.sga(0.5, None, 1.0, 4)[0], training=Training(max_epochs=3), seed=seed)
         return torch.cat([parameter.detach().flatten() for parameter in trainable(model)])
 
     assert torch.equal(weights(0), weights(0))

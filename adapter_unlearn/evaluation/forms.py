@@ -38,45 +38,51 @@ class Measurement:
     perplexities: dict[str, float]
 
 
-def measure(
-    model: torch.nn.Module,
-    form: str,
-    adapters: Sequence[str],
-    sets: Sets,
-    metrics: Sequence[str] = NEEDED,
-    batch_size: int = 16,
-    accelerator: Accelerator | None = None,
-) -> Measurement:
+@dataclass(frozen=True)
+class Measuring:
+    """What to measure, and how.
+
+    Attributes:
+        sets: what to score.
+        metrics: rows of the metrics table, beside NEEDED.
+        batch_size: sequences in one forward.
+        accelerator: shares the work among processes.
+    """
+
+    sets: Sets
+    metrics: Sequence[str] = NEEDED
+    batch_size: int = 16
+    accelerator: Accelerator | None = None
+
+
+def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Measuring) -> Measurement:
     """Score every set with exactly these adapters active.
 
     Args:
         model: a base model, or one with adapters on it.
         form: its name in the report.
         adapters: names of adapters on the model; none is the base.
-        sets: what to score.
-        metrics: rows of the metrics table, beside NEEDED.
-        batch_size: sequences in one forward.
-        accelerator: shares the work among processes.
+        how: the sets, metrics and batch size.
 
     Raises:
         InputError: no sequence of a set can be scored; ModelError: the model's output is not finite on any.
     """
-    wanted = list(dict.fromkeys([*NEEDED, *metrics]))
+    wanted = list(dict.fromkeys([*NEEDED, *how.metrics]))
 
     def scored(name: str, sequences: Dataset) -> pd.DataFrame:
         chosen = wanted if name in ("forget", "reference") else ("loss",)
         try:
-            frame = scoring.score(model, sequences, chosen, batch_size, accelerator)
+            frame = scoring.score(model, sequences, chosen, how.batch_size, how.accelerator)
         except InputError as error:
             raise InputError(f"data.{name}: {error}") from error
         scoring.check_finite(frame)
         return frame
 
     with models.active(model, adapters):
-        frames = {name: scored(name, sequences) for name, sequences in sets.given().items()}
+        frames = {name: scored(name, sequences) for name, sequences in how.sets.given().items()}
     perplexities = {
         name: scoring.perplexity(frames[name], sequences)
-        for name, sequences in sets.given().items()
+        for name, sequences in how.sets.given().items()
         if name != "forget"
     }
     return Measurement(form, frames["forget"], frames.get("reference"), perplexities)

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from adapter_unlearn.evaluation.report import Report
 
 
-def results(folder: Path, found: Report, train_log: list[dict[str, Any]], manifest: dict[str, Any]) -> None:
+def results(
+    folder: Path,
+    found: Report,
+    train_log: list[dict[str, Any]],
+    manifest: dict[str, Any],
+    scales: list[dict[str, Any]] | None = None,
+) -> None:
     """summary.json, sequences.parquet, reference.parquet, figures/ and report.html."""
     run_folder.write_json(folder / "summary.json", found.summary)
     found.sequences.to_parquet(folder / "sequences.parquet", index=False)

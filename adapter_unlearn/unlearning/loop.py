@@ -1,18 +1,21 @@
-"""The one training loop: score all, select, step, score again; stop when it is done or has gone too far."""
+"""The one training loop: score all, select, step, score again; stop when it is done or has gone too far.
+
+`train` trains one adapter, a stage; `stages.py` runs one stage after the other.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from adapter_unlearn import scoring
+from adapter_unlearn import models, scoring
 from adapter_unlearn.memorization import outliers
 from adapter_unlearn.unlearning import stopping
 from adapter_unlearn.unlearning.step import take_step, trainable
@@ -57,21 +60,29 @@ class Task:
 
 @dataclass
 class Outcome:
-    """How a run went; the model holds the adapter of `kept_epoch`.
+    """How a stage went, or a run; the model holds the adapter of `kept_epoch`.
 
     Attributes:
         log: one record an epoch; epoch 0 is the base.
         kept_epoch: whose adapter is kept.
+        scored: the forget set's scores with that adapter.
         stopped_because: one sentence.
         goal_reached: the stop rule held.
         sequences_ascended: how many times a forget sequence was stepped on, over all epochs.
     """
 
-    log: list[dict[str, Any]] = field(default_factory=list)
-    kept_epoch: int = 0
+    log: list[dict[str, Any]]
+    kept_epoch: int
+    scored: pd.DataFrame
     stopped_because: str = ""
     goal_reached: bool = False
     sequences_ascended: int = 0
+
+
+def base_outcome(task: Task) -> Outcome:
+    """Where every run starts: nothing trained, epoch 0."""
+    first = _record(0, task.before, task, task.validation_perplexity, started=time.monotonic())
+    return Outcome([first], 0, task.before)
 
 
 def train(
@@ -85,12 +96,14 @@ def train(
     patience: int = 1,
     seed: int = 0,
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
+    adapter: str = "default",
+    start: Outcome | None = None,
 ) -> Outcome:
     """Train the model's trainable parameters until the goal holds.
 
     Args:
         model: with the adapter to train active.
-        stage: the terms of the loss.
+        stage: the terms of the loss, and the adapter's factor whenever it is measured.
         task: the sets and their scores under the base.
         training: how to step.
         goal: stops when it holds.
@@ -98,32 +111,40 @@ def train(
         accelerator: this process's place among the others; all get the same adapter.
         patience: epochs in a row past the budget before the run stops.
         seed: of every draw.
-        on_epoch: called with each record of the log.
+        on_epoch: called with each new record of the log.
+        adapter: name of the adapter that is trained.
+        start: the stage before; its epochs go on counting. None starts from the base.
 
     Returns:
-        The outcome. When the goal is not reached the best epoch within the budget is kept: fewest outliers, then
-        perplexity.
+        The outcome, with the log of the stages before. When the goal is not reached the best epoch within the budget is
+        kept: fewest outliers, then perplexity.
     """
     generator = np.random.default_rng(seed)
-    optimizer = OPTIMIZERS[training.optimizer](trainable(model), training.learning_rate)
-    outcome = Outcome(log=[_record(0, task.before, task, task.validation_perplexity, started=time.monotonic())])
-    on_epoch(outcome.log[0])
-    base, scored = outcome.log[0], task.before
-    best = (stopping.merit(base), _snapshot(model))
-    if stopping.reached(goal, base):
-        outcome.goal_reached, outcome.stopped_because = True, "The stop rule held before training; nothing was changed."
+    optimizer = OPTIMIZERS[training.optimizer](trainable(model), stage.learning_rate or training.learning_rate)
+    before = start or base_outcome(task)
+    outcome = replace(before, log=list(before.log), goal_reached=False)
+    base, standing, scored = outcome.log[0], outcome.log[outcome.kept_epoch], outcome.scored
+    if start is None:
+        on_epoch(base)
+    best = (stopping.merit(standing), _snapshot(model))
+    if stopping.reached(goal, standing):
+        outcome.goal_reached = True
+        outcome.stopped_because = "The stop rule held before training; nothing was changed."
         return outcome
-    past = 0
-    for epoch in range(1, training.max_epochs + 1):
+    past, first = 0, outcome.log[-1]["epoch"] + 1
+    for epoch in range(first, first + training.max_epochs):
         started = time.monotonic()
         losses, norm, selected = _pass(model, optimizer, stage, task, scored, training, generator, accelerator)
         outcome.sequences_ascended += selected
-        scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
-        if not all(map(math.isfinite, [norm, *losses.values(), *scored["loss"][task.before["loss"].notna()]])):
-            outcome.stopped_because = f"Loss or weights were not finite in epoch {epoch}; lower the learning rate."
-            break
-        perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
-        record = _record(epoch, scored, task, perplexity, started, n_selected=selected, loss=losses, gradient_norm=norm)
+        with models.scaled(model, adapter, stage.scale):
+            scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
+            finite = [norm, *losses.values(), *scored["loss"][task.before["loss"].notna()]]
+            if not all(map(math.isfinite, finite)):
+                outcome.stopped_because = f"Loss or weights were not finite in epoch {epoch}; lower the learning rate."
+                break
+            perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
+        rest = {"stage": stage.name, "n_selected": selected, "loss": losses, "gradient_norm": norm}
+        record = _record(epoch, scored, task, perplexity, started, **rest)
         outcome.log.append(record)
         on_epoch(record)
         past = 0 if stopping.within(budget, record, base) else past + 1
@@ -136,16 +157,28 @@ def train(
         if past:
             continue
         if stopping.reached(goal, record):
-            outcome.goal_reached, outcome.kept_epoch = True, epoch
+            outcome.goal_reached, outcome.kept_epoch, outcome.scored = True, epoch, scored
             outcome.stopped_because = f"The stop rule held in epoch {epoch}."
             return outcome
         if stopping.merit(record) < best[0]:
-            best, outcome.kept_epoch = (stopping.merit(record), _snapshot(model)), epoch
+            best = (stopping.merit(record), _snapshot(model))
+            outcome.kept_epoch, outcome.scored = epoch, scored
     else:
         outcome.stopped_because = f"{training.max_epochs} epochs passed before the stop rule held."
     _restore(model, best[1])
     outcome.stopped_because += f" The adapter of epoch {outcome.kept_epoch} was kept: fewest outliers, then perplexity."
     return outcome
+
+
+def measured_at(
+    scale: float, model: torch.nn.Module, adapter: str, task: Task, batch_size: int, accelerator: Accelerator
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """A record and the forget set's scores with one adapter at another scale; nothing is trained."""
+    started = time.monotonic()
+    with models.scaled(model, adapter, scale):
+        scored = scoring.score(model, task.forget, METRICS, batch_size, accelerator)
+        perplexity = _perplexity(model, task.validation, batch_size, accelerator)
+    return {"scale": scale} | _figures(scored, task) | _ending(perplexity, started), scored
 
 
 def _pass(
@@ -184,17 +217,24 @@ def _record(
     epoch: int, scored: pd.DataFrame, task: Task, perplexity: float | None, started: float, **rest: Any
 ) -> dict[str, Any]:
     """One line of train_log.jsonl."""
+    record = {"epoch": epoch, "stage": None, "n_selected": None, "loss": None, "gradient_norm": None} | rest
+    return record | _figures(scored, task) | _ending(perplexity, started)
+
+
+def _figures(scored: pd.DataFrame, task: Task) -> dict[str, Any]:
+    """What the stop rules and the choice of an epoch look at."""
     accuracy = scored["memorization_accuracy"].to_numpy(dtype=float)
     before = task.before["memorization_accuracy"].to_numpy(dtype=float)
-    record = {"epoch": epoch, "n_selected": None, "loss": None, "gradient_norm": None} | rest
-    record |= {
+    return {
         "memorization_accuracy_mean": float(np.nanmean(accuracy)),
         "memorization_accuracy_max": float(np.nanmax(accuracy)),
         "extractable": int(scored["extractable"].sum()),
         "longest_verbatim_run_max": int(scored["longest_verbatim_run"].max()),
-    }
-    record |= outliers.count(accuracy, before, task.bounds)
-    return record | {"validation_perplexity": perplexity, "seconds": round(time.monotonic() - started, 3)}
+    } | outliers.count(accuracy, before, task.bounds)
+
+
+def _ending(perplexity: float | None, started: float) -> dict[str, Any]:
+    return {"validation_perplexity": perplexity, "seconds": round(time.monotonic() - started, 3)}
 
 
 def _perplexity(
