@@ -55,7 +55,7 @@ def test_ta_ships_its_memorizing_adapter_times_the_scale(problem, tmp_path):
     models.set_scale(model, "default", 1.0)
     fitted, shipped = deltas(model, "default"), deltas(model, "shipped")
     for name, delta in fitted.items():
-        assert torch.allclose(shipped[name], -3.0 * delta, rtol=1e-6, atol=1e-9), name
+        assert float((shipped[name] + 3.0 * delta).norm() / delta.norm()) < 1e-6, name
     # fitted: it memorizes still better; negated: it forgets
     with models.active(model, ["default"]):
         assert score(model, task.forget)["loss"].mean() < task.before["loss"].mean()
