@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapter_unlearn import models, run_folder
+from adapter_unlearn import assets, models, run_folder
 from adapter_unlearn.errors import ModelError
 from adapter_unlearn.safetensors_stream import INDEX, SINGLE, Stored, read_headers
 
@@ -63,7 +63,8 @@ def read(name: str, revision: str | None = None, trust_remote_code: bool = False
     for parameter_name, parameter in skeleton.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(parameter_name)
     tied = tuple(frozenset(group) for group in names.values() if len(group) > 1)
-    revision = getattr(config, "_commit_hash", None) or revision
+    if folder != Path(assets.resolve(name)):
+        revision = folder.name  # the hub's cache calls a snapshot by its commit
     base = Base(name, folder, revision, run_folder.fingerprint(folder), skeleton, stored, places, known, tied)
     joined = len(places) < len(known)  # then what is missing by name may come from a conversion
     if missing := [x for x, _ in skeleton.named_parameters() if not joined and base.source(x) is None]:

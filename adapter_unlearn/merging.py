@@ -88,7 +88,7 @@ def merge(
     """
     adapters = [adapter] if isinstance(adapter, str | Path) else list(adapter)
     if shard_bytes < 1:
-        raise RecipeError(f"shard_bytes {shard_bytes}: must be 1 or more")
+        raise RecipeError(f"shard_bytes {shard_bytes}: must be 1 or more; leave it out for files of 5 GB")
     run_folder.check_writable(output_dir, overwrite)
     run_folder.check_apart(output_dir, [assets.resolve(model), *adapters])
     base, sources = open_pair(model, adapters, revision, trust_remote_code, force)
@@ -223,46 +223,41 @@ def _is_turned(module: torch.nn.Module) -> bool:
 def _write_weights(
     folder: Path, base: Base, outputs: Sequence[Output], adapters: Sequence[Adapter], shard_bytes: int
 ) -> dict[str, tuple[float, float]]:
-    """Write the tensors; return each module's |delta| and |weight|, Frobenius."""
-    squares: dict[str, list[float]] = {}
+    """Write the tensors; return each changed module's |delta| and |weight|, Frobenius."""
+    sizes: dict[str, tuple[float, float]] = {}
+
+    def changed(output: Output, module: str) -> Iterator[torch.Tensor]:
+        left, right = factors(base, adapters, module)
+        square = 0.0
+        for start, block in output.source.blocks():
+            weight = block.double()
+            square += float(torch.linalg.vector_norm(weight)) ** 2
+            yield _kept(base, output, block, torch.addmm(weight, left[start : start + len(block)], right))
+        delta = float(((left.T @ left) * (right @ right.T)).sum())  # the delta itself need not be formed
+        sizes[module] = math.sqrt(max(0.0, delta)), math.sqrt(square)
+
+    def unchanged(output: Output) -> Iterator[torch.Tensor]:
+        for _, block in output.source.blocks():
+            yield block if output.dtype == output.source.dtype else _kept(base, output, block, block)
 
     def values(output: Output) -> Iterator[torch.Tensor]:
-        for weight, delta, kept in _merged(base, adapters, output):
-            if output.module is not None:
-                both = squares.setdefault(output.module, [0.0, 0.0])
-                both[0] += float(torch.linalg.vector_norm(delta)) ** 2
-                both[1] += float(torch.linalg.vector_norm(weight)) ** 2
-            yield kept
+        return unchanged(output) if output.module is None else changed(output, output.module)
 
     write_sharded(folder, [Tensor(x.key, x.dtype, x.source.shape, partial(values, x)) for x in outputs], shard_bytes)
-    return {module: (math.sqrt(delta), math.sqrt(weight)) for module, (delta, weight) in squares.items()}
+    return sizes
 
 
-def _merged(
-    base: Base, adapters: Sequence[Adapter], output: Output
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Block by block: weight and delta in float64, and their sum as it is stored. Raises ModelError."""
-    source = output.source
-    if output.module is not None:
-        left, right = factors(base, adapters, output.module)
-    for start, block in source.blocks():
-        if output.module is None and output.dtype == source.dtype:
-            yield block, block, block
-            continue
-        weight, delta = block, torch.zeros(())
-        if output.module is not None:
-            weight, delta = block.double(), left[start : start + len(block)] @ right
-        kept = (weight + delta).to(FLOATS[output.dtype])
-        if not bool(torch.isfinite(kept).all()):
-            if not bool(torch.isfinite(block).all()):
-                raise ModelError(
-                    f"{base.name}: tensor {source.key} holds NaN or infinity; copy the model's files again"
-                )
-            raise ModelError(
-                f"{base.name}: tensor {source.key} is beyond what {FLOATS[output.dtype]} holds once it is merged; "
-                "choose dtype bfloat16 or float32"
-            )
-        yield weight, delta, kept
+def _kept(base: Base, output: Output, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """A block in the dtype it is stored in. Raises ModelError where it does not fit in."""
+    kept = after.to(FLOATS[output.dtype])
+    if bool(torch.isfinite(kept).all()):
+        return kept
+    if not bool(torch.isfinite(before).all()):
+        raise ModelError(f"{base.name}: tensor {output.source.key} holds NaN or infinity; copy its files again")
+    raise ModelError(
+        f"{base.name}: tensor {output.source.key} is beyond what {FLOATS[output.dtype]} holds once it is merged; "
+        "choose dtype bfloat16 or float32"
+    )
 
 
 def _write_config(folder: Path, base: Base, outputs: Sequence[Output], untied: Sequence[str], trust: bool) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,15 +19,16 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from adapter_unlearn import OutputError, load_base, merge, models, run_folder
+from adapter_unlearn import ModelError, OutputError, RecipeError, load_base, merge, models, run_folder
 from adapter_unlearn import safetensors_stream as stream
+from adapter_unlearn.adapter_files import check_base
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to"),
 ]
-PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+PROPERTY = settings(max_examples=20, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 TARGETS = {
     "llama": ["q_proj", "v_proj", "down_proj", "embed_tokens"],
     "gpt_neox": ["query_key_value", "dense_h_to_4h"],
@@ -93,9 +97,13 @@ def stacked_logits(base, adapters):
 
 
 def weights(folder):
-    return {
-        key: tensor for file in sorted(Path(folder).glob("*.safetensors")) for key, tensor in load_file(file).items()
-    }
+    files = sorted(Path(folder).glob("*.safetensors"))
+    return {key: tensor for file in files for key, tensor in load_file(file).items()}
+
+
+def rewrite(folder, tensors):
+    """Give a base other tensors."""
+    save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 
 def manifest(folder):
@@ -126,9 +134,7 @@ def test_checkpoints_with_the_names_of_old(bases, tmp_path, architecture):
     }[architecture]
     tensors = {old(key): tensor for key, tensor in weights(base).items()}
     masks = {"h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8), "h.0.attn.masked_bias": torch.tensor(-1e9)}
-    save_file(
-        tensors | (masks if architecture == "gpt2" else {}), base / "model.safetensors", metadata={"format": "pt"}
-    )
+    rewrite(base, tensors | (masks if architecture == "gpt2" else {}))
     targets = TARGETS[architecture] + ["lm_head"] * (architecture == "gpt_neox")
     adapter = save_adapter(tmp_path / "a", str(base), targets)
     result = merge(str(base), adapter, tmp_path / "merged")
@@ -163,9 +169,8 @@ def test_tied_layers(bases, tmp_path, architecture, case):
     if architecture == "gpt2":
         del config["tie_word_embeddings"]  # as in old configs: GPT-2 ties by default
         (base / "config.json").write_text(json.dumps(config))
-    adapter = save_adapter(
-        tmp_path / "a", str(base), [names[x] for x in targets] + TARGETS[architecture][:1], **options
-    )
+    chosen = [*(names[x] for x in targets), TARGETS[architecture][0]]
+    adapter = save_adapter(tmp_path / "a", str(base), chosen, **options)
     result = merge(str(base), adapter, tmp_path / "merged")
     wanted = stacked_logits(str(base), [adapter])
     torch.testing.assert_close(merged_logits(result), wanted, atol=1e-4, rtol=0)
@@ -187,9 +192,7 @@ def test_a_tie_stored_under_the_other_name_or_under_both(bases, tmp_path):
     tensors = weights(base)
     table = tensors.pop("model.embed_tokens.weight")
     for stored in (["lm_head.weight"], ["lm_head.weight", "model.embed_tokens.weight"]):
-        save_file(
-            tensors | {key: table.clone() for key in stored}, base / "model.safetensors", metadata={"format": "pt"}
-        )
+        rewrite(base, tensors | {key: table.clone() for key in stored})
         for case, adapter in adapters.items():
             result = merge(str(base), adapter, tmp_path / f"{len(stored)} {case}")
             wanted = stacked_logits(str(base), [adapter])
@@ -309,15 +312,13 @@ def test_requantized_is_the_merged_model_quantized(bases, tmp_path, architecture
 
 def test_what_comes_along(tmp_path):
     base = shutil.copytree(models.assets.resolve("embedded:model"), tmp_path / "base")
+    adapter = save_adapter(tmp_path / "a", str(base), ["q_proj"])
     kept = ["LICENSE", "NOTICE.txt", "chat_template.jinja", "merges.txt", "modeling_own.py", "tokenizer.model"]
     left = ["README.md", "pytorch_model.bin", "training_args.bin", "adapter_config.json", "texts.jsonl", "notes.txt"]
     for name in [*kept, *left]:
-        (base / name).write_text(name)
+        (base / name).write_text("{}")
     (base / "additional_chat_templates").mkdir()
     (base / "additional_chat_templates" / "tools.jinja").write_text("x")
-    (base / "adapter_config.json").unlink()
-    adapter = save_adapter(tmp_path / "a", str(base), ["q_proj"])
-    (base / "adapter_config.json").write_text("{}")
     result = merge(str(base), adapter, tmp_path / "merged")
     shipped = {path.name for path in Path(models.assets.resolve("embedded:model")).iterdir()}
     assert {path.name for path in result.iterdir()} == {*kept, *shipped, "additional_chat_templates", "arithmetic.json"}
@@ -345,3 +346,341 @@ def test_the_manifest_says_what_was_merged(bases, tmp_path):
         merge(base, adapters, result)
     merge(base, adapters[:1], result, overwrite=True)
     assert len(manifest(result)["inputs"]) == 1
+
+
+# --- what is refused ---
+
+
+def assert_refused(tmp_path, reason, *arguments, error=ModelError, **options):
+    """One line, and nothing is left."""
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(error, match=reason) as caught:
+        merge(*arguments, tmp_path / "out", **options)
+    assert "\n" not in str(caught.value) and ";" in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.fixture
+def llama(bases, tmp_path):
+    """A copy of the Llama's folder, to break, and an adapter for it."""
+    base = shutil.copytree(bases("llama"), tmp_path / "base")
+    return base, save_adapter(tmp_path / "a", str(base), ["q_proj", "down_proj"])
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantized_base_is_refused(llama, tmp_path, quantization):
+    base, adapter = llama
+    load_base(str(base), quantization, "float32").save_pretrained(tmp_path / "quantized")
+    reason = f"stored as {quantization}.*rounded away.*full-precision model"
+    for wanted in ("none", quantization):
+        assert_refused(tmp_path, reason, str(tmp_path / "quantized"), adapter, quantization=wanted)
+
+
+def test_weights_that_cannot_be_read_are_refused(llama, tmp_path):
+    base, adapter = llama
+    file = base / "model.safetensors"
+    whole = weights(base)
+    rewrite(base, {key: tensor for key, tensor in whole.items() if "layers.1.mlp.up_proj" not in key})
+    assert_refused(tmp_path, "1 weights are missing, .*up_proj", str(base), adapter)
+    file.write_bytes(b"garbage")
+    assert_refused(tmp_path, "can't be read", str(base), adapter)
+    file.unlink()
+    assert_refused(tmp_path, "model.safetensors is missing", str(base), adapter)
+    (base / stream.INDEX).write_text("{}")
+    assert_refused(tmp_path, "no index of weight files", str(base), adapter)
+    (base / stream.INDEX).write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    assert_refused(tmp_path, "model-00001-of-00002.safetensors is missing", str(base), adapter)
+    (base / stream.INDEX).unlink()
+    torch.save(whole, base / "pytorch_model.bin")
+    assert_refused(tmp_path, "pickles .*convert them to safetensors", str(base), adapter)
+    assert_refused(tmp_path, "no such folder", str(tmp_path / "nothing"), adapter)
+
+
+def test_an_adapter_of_another_base_is_refused_unless_forced(llama, tmp_path):
+    base, adapter = llama
+
+    def made_for(fingerprint):
+        (adapter / "unlearning.json").write_text(json.dumps({"base": {"name": "org/two", "fingerprint": fingerprint}}))
+
+    made_for("sha256:2")
+    assert_refused(tmp_path, "made for another base \\(org/two\\)", str(base), adapter)
+    merge(str(base), adapter, tmp_path / "forced", force=True)
+    for fingerprint in (run_folder.fingerprint(base), None):
+        made_for(fingerprint)
+        merge(str(base), adapter, tmp_path / f"same {fingerprint}")
+    made_for("sha256:2")
+    check_base(adapter, None, "a base without weights")
+    check_base(tmp_path / "base", "sha256:1", "a folder without a manifest")
+
+
+def test_an_adapter_that_does_not_fit_is_refused(llama, tmp_path, bases):
+    base, adapter = llama
+    file = adapter / "adapter_model.safetensors"
+    whole = load_file(file)
+    key = "base_model.model.model.layers.0.self_attn.q_proj"
+
+    def refused(tensors, reason, target=base):
+        save_file(tensors, file)
+        assert_refused(tmp_path, reason, str(target), adapter)
+
+    deeper = {x: torch.zeros(4, 64) if "lora_A" in x else torch.zeros(64, 4) for x in whole if key in x}
+    refused(whole | {x.replace("layers.0", "layers.9"): y for x, y in deeper.items()}, r"layers\.9.*does not have")
+    refused(whole | {x.replace("q_proj", "k_proj"): y for x, y in deeper.items()}, r"k_proj.*\(64, 64\).*\(32, 64\)")
+    norm = {x.replace("self_attn.q_proj", "input_layernorm"): y for x, y in deeper.items()}
+    refused(whole | norm, "a LlamaRMSNorm, and only linear layers")
+    table = {x.replace("layers.0.self_attn.q_proj", "embed_tokens"): y for x, y in deeper.items()}
+    refused(whole | table, "a Embedding in the base, which its factors are not made for")
+    refused(whole | {f"{key}.lora_A.weight": torch.full((4, 64), torch.inf)}, "holds NaN or infinity")
+    refused(whole, "layers.0.* does not have", target=bases("gpt2"))
+    rewrite(base, weights(base) | {"model.layers.0.self_attn.q_proj.weight": torch.zeros(64, 64, dtype=torch.int8)})
+    refused(whole, "q_proj.*stored as I8")
+    rewrite(base, weights(base) | {"model.layers.0.self_attn.q_proj.weight": torch.zeros(64, 60)})
+    refused(whole, r"q_proj.*\(64, 60\)")
+    refused(whole | {f"{key}.lora_magnitude_vector": torch.ones(64)}, "no LoRA factor")
+
+
+def test_a_copy_of_another_bases_embedding_is_refused(llama, tmp_path):
+    """PEFT loads such copies over the base's weights: merged without them the model would be another than stacked."""
+    base, _ = llama
+    adapter = save_adapter(tmp_path / "e", str(base), ["embed_tokens"])
+    file = adapter / "adapter_model.safetensors"
+    whole = load_file(file)
+    (copy,) = (key for key in whole if "base_layer" in key)
+    save_file(whole | {copy: whole[copy].bfloat16()}, file)
+    merge(str(base), adapter, tmp_path / "rounded")
+    for other in (whole[copy] + 0.1, whole[copy][:-1]):
+        save_file(whole | {copy: other.contiguous()}, file)
+        assert_refused(tmp_path, r"its copy of model\.embed_tokens\.weight is not that of", str(base), adapter)
+
+
+def test_what_does_not_fit_into_the_dtype_is_refused(llama, tmp_path):
+    base, adapter = llama
+    whole = weights(base)
+    for key in ("model.layers.1.mlp.down_proj.weight", "model.norm.weight"):  # one that is changed, one that is not
+        rewrite(base, whole | {key: whole[key] + 1e5})
+        assert_refused(tmp_path, f"{key} is beyond what torch.float16 holds", str(base), adapter, dtype="float16")
+        merge(str(base), adapter, tmp_path / key, dtype="bfloat16")
+        rewrite(base, whole | {key: whole[key] * torch.nan})
+        assert_refused(tmp_path, f"{key} holds NaN", str(base), adapter, dtype="float16")
+
+
+def test_places_and_flags_are_checked_first(llama, tmp_path):
+    base, adapter = llama
+    assert_refused(tmp_path, "name one adapter folder", str(base), [], error=RecipeError)
+    assert_refused(tmp_path, "1 or more", str(base), adapter, error=RecipeError, shard_bytes=0)
+    (base / "arithmetic.json").write_text("{}")
+    (adapter / "arithmetic.json").write_text("{}")
+    for read in (base, adapter):
+        with pytest.raises(OutputError, match="which is read"):
+            merge(str(base), adapter, read, overwrite=True)
+    assert (base / "model.safetensors").is_file() and (adapter / "adapter_model.safetensors").is_file()
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_model_with_its_own_code(llama, tmp_path):
+    base, adapter = llama
+    config = json.loads((base / "config.json").read_text()) | {"model_type": "own", "architectures": ["OwnModel"]}
+    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "own.py").write_text(OWN_CODE)
+    assert_refused(tmp_path, "trust_remote_code", str(base), adapter)
+    for quantization in ("none", "nf4"):
+        result = merge(str(base), adapter, tmp_path / quantization, quantization, trust_remote_code=True)
+        loaded = load_base(str(result), quantization, "float32", trust_remote_code=True)
+        assert type(loaded).__name__ == "OwnModel"
+        if quantization == "none":
+            stacked = models.stack(load_base(str(base), "none", "float32", trust_remote_code=True), [adapter])
+            torch.testing.assert_close(logits(loaded), logits(stacked), atol=1e-4, rtol=0)
+
+
+def test_a_model_from_the_hubs_cache(llama, tmp_path, monkeypatch):
+    """Without a hub: a cache as huggingface_hub lays it out, of links, and no connection."""
+    base, adapter = llama
+    commit = "0123456789" * 4
+    cache = tmp_path / "cache" / "models--org--small"
+    snapshot = cache / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for file in base.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    merge("org/small", adapter, tmp_path / "merged")
+    about = manifest(tmp_path / "merged")
+    assert about["base"] == {"name": "org/small", "revision": commit, "fingerprint": run_folder.fingerprint(base)}
+    assert not [path for path in (tmp_path / "merged").iterdir() if path.is_symlink()]
+    merge(str(base), adapter, tmp_path / "other")
+    assert all(map(torch.equal, weights(tmp_path / "merged").values(), weights(tmp_path / "other").values()))
+
+
+# --- in other processes ---
+
+ELSEWHERE = """
+import sys
+sys.modules["adapter_unlearn"] = None
+import torch
+from transformers import AutoModelForCausalLM
+for folder in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    torch.save(model(input_ids=torch.arange(60).reshape(2, 30)).logits.detach().float(), f"{folder}/logits.pt")
+"""
+
+
+def run(script, *words, **options):
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, timeout=600, **options
+    )
+
+
+def test_results_load_in_a_process_without_this_package(bases, tmp_path):
+    base = bases("gpt2")
+    adapter = save_adapter(tmp_path / "a", base, [*TARGETS["gpt2"], "wte"])  # which unties
+    kinds = ["none", "nf4", "int8"]
+    results = [merge(base, adapter, tmp_path / kind, kind, shard_bytes=50_000) for kind in kinds]
+    done = run(ELSEWHERE, *results, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for kind, result in zip(kinds, results):
+        assert len([*result.glob("*.safetensors")]) > 1
+        torch.testing.assert_close(torch.load(result / "logits.pt"), merged_logits(result, kind), atol=1e-4, rtol=0)
+
+
+KILLED = """
+import os, signal, sys
+from adapter_unlearn import merge, safetensors_stream as stream
+write, calls = stream.write, []
+def dying(path, tensors):
+    write(path, tensors)
+    calls.append(path)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+stream.write = dying
+merge(sys.argv[1], sys.argv[2], sys.argv[3], shard_bytes=20_000)
+"""
+
+
+def test_a_killed_merge_leaves_nothing_that_looks_finished(bases, tmp_path):
+    base = bases("llama")
+    adapter = save_adapter(tmp_path / "a", base, ["q_proj"])
+    target = tmp_path / "out" / "merged"
+    done = run(KILLED, base, adapter, target)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert not target.exists()
+    assert [path.suffix for path in target.parent.iterdir()] == [".partial"]
+    assert merge(base, adapter, target) == target  # and it is in nobody's way
+    assert torch.isfinite(merged_logits(target)).all()
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("fault", [RuntimeError("bug"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_interrupted_merge_leaves_nothing(bases, tmp_path, monkeypatch, fault, quantization):
+    base = bases("llama")
+    adapter = save_adapter(tmp_path / "a", base, ["q_proj"])
+
+    def broken(*_, **__):
+        raise fault
+
+    place = (models, "load_base") if quantization == "nf4" else (run_folder, "write_json")
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, broken)
+        expected = OutputError if isinstance(fault, OSError) else type(fault)
+        with pytest.raises(expected):
+            merge(base, adapter, tmp_path / "out", quantization)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+MEMORY = """
+import json, re, sys, threading, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from transformers import LlamaConfig
+from adapter_unlearn import merge, models, safetensors_stream as stream
+
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+def build(folder, shard_bytes, **sizes):
+    # A bfloat16 Llama of random weights, and an adapter for all its linear layers, written block by block
+    folder.mkdir(parents=True)
+    config = LlamaConfig(**sizes, num_attention_heads=2, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    config.save_pretrained(folder)
+    skeleton = models.skeleton(config, "it")
+    generator = torch.Generator().manual_seed(0)
+    def values(shape):
+        rows = shape[0]
+        for start in range(0, rows, 64):
+            block = torch.randn(min(64, rows - start), *shape[1:], generator=generator)
+            yield (block * 0.02).bfloat16()
+    tensors = [
+        stream.Tensor(name, "BF16", tuple(p.shape), lambda shape=tuple(p.shape): values(shape))
+        for name, p in skeleton.named_parameters()
+    ]
+    stream.write_sharded(folder, tensors, shard_bytes)
+    linear = {name: m for name, m in skeleton.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
+    factors = []
+    for name, m in linear.items():
+        for side, shape in (("A", (8, m.in_features)), ("B", (m.out_features, 8))):
+            key = f"base_model.model.{name}.lora_{side}.weight"
+            factors.append(stream.Tensor(key, "BF16", shape, lambda shape=shape: values(shape)))
+    adapter = folder.parent / (folder.name + "-adapter")
+    adapter.mkdir()
+    stream.write(adapter / "adapter_model.safetensors", factors)
+    lora = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+    (adapter / "adapter_config.json").write_text(json.dumps(lora))
+    return str(folder), adapter, sum(tensor.size for tensor in tensors)
+
+place, shard_bytes, sizes = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+small = build(place / "small", 10**6, vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=1)
+base, adapter, size = build(place / "base", shard_bytes, **sizes)
+merge(*small[:2], place / "warm", dtype="float32")  # imports what a merge imports
+before, peak, done = anonymous(), [0], threading.Event()
+
+def watch():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], anonymous())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+started = time.monotonic()
+merge(base, adapter, place / "merged", shard_bytes=shard_bytes)
+seconds = time.monotonic() - started
+done.set()
+watcher.join()
+shards = len(list((place / "base").glob("*.safetensors")))
+print(json.dumps({"bytes": size, "shards": shards, "peak": peak[0] - before, "seconds": seconds}))
+"""
+
+
+def measured(place, shard_bytes, **sizes):
+    done = run(MEMORY, place, shard_bytes, json.dumps(sizes))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc")
+def test_memory_is_a_few_blocks(tmp_path):
+    sizes = {"vocab_size": 16384, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4}
+    found = measured(tmp_path, 110 * 10**6, **sizes)
+    assert found["bytes"] > 200e6 and found["shards"] == 2
+    assert 0 < found["peak"] < 100e6  # less than a shard, or than the largest tensor as it is computed with
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc")
+def test_a_model_of_two_gigabytes(tmp_path):
+    sizes = {"vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 17}
+    found = measured(tmp_path, 500 * 10**6, **sizes)
+    assert found["bytes"] > 2e9 and found["shards"] >= 4
+    assert found["peak"] < 1.2e9
