@@ -1,6 +1,8 @@
 """Reporting: pure functions from results to tables, figures, report and card. Synthetic results, no model, offline."""
 
 import copy
+import itertools
+import json
 import re
 import subprocess
 import sys
@@ -12,13 +14,27 @@ import pandas as pd
 import pytest
 import yaml
 
-from adapter_unlearn.reporting import facts, figures, formatting, forms, images, measures, rows, tables
+from adapter_unlearn.evaluation.report import Report
+from adapter_unlearn.reporting import (
+    facts,
+    figures,
+    formatting,
+    forms,
+    images,
+    interference,
+    measures,
+    rows,
+    tables,
+    terminal,
+    write,
+)
 from adapter_unlearn.reporting.card import model_card
-from adapter_unlearn.reporting.html import MAX_ROWS, render_html
+from adapter_unlearn.reporting.html import MAX_ROWS, render_html, render_interference
 from adapter_unlearn.reporting.verdict import headline, verdict
 
 HOSTILE = "<script>alert(1)</script>|`[x](y)`\x1b[31m\u202e\n# boo"
 ALL_FORMS = ("base", "stacked", "merged", "requantized")
+EVERY_FORM = ("base", "stacked", "merged", "requantized_nf4", "requantized_int8")
 
 
 def frame(accuracies, names=None, tokens=80):
@@ -127,6 +143,64 @@ def log_of(epochs, perplexity=100.0):
         }
         for epoch in range(epochs + 1)
     ]
+
+
+def staged(log):
+    """A log of epochs as a run of several stages writes it: the last record is the chosen scale's."""
+    names = ["ascend"] * (len(log) // 2) + ["fit"] * len(log)
+    stages = [None, *names[: len(log) - 2], "scale search"]
+    return [record | {"stage": stage} for record, stage in zip(log, stages, strict=True)]
+
+
+def scales_of(values, perplexity=100.0, within=lambda scale: scale > -2):
+    return [
+        {
+            "scale": scale,
+            "memorization_accuracy_mean": 0.5 + scale / 20,
+            "memorization_accuracy_max": 0.9 + scale / 20,
+            "extractable": max(0, 3 + int(scale)),
+            "longest_verbatim_run_max": 9,
+            "outliers_high": max(0, 5 + int(scale)),
+            "outliers_low": 0,
+            "outliers_low_new": int(-scale),
+            "validation_perplexity": None if perplexity is None else perplexity * (1 + scale * scale / 50),
+            "within_budget": bool(within(scale)),
+            "seconds": 1.0,
+        }
+        for scale in values
+    ]
+
+
+def deltas_of(names, modules=("model.embed_tokens", "model.layers.10.q", "model.layers.2.q", "lm_head")):
+    return pd.DataFrame(
+        [
+            {"form": form, "module": module, "relative_size": 0.01, "projection": 1 - 0.1 * i, "relative_error": 2.0}
+            for i, form in enumerate(names)
+            for module in modules
+        ]
+    )
+
+
+def matrix_of(adapters, sets, recited):
+    """A full matrix; `recited(on, set)` says how many of a set's 8 sequences are recited with some adapters on."""
+    return pd.DataFrame(
+        [
+            {
+                "adapters": " + ".join(on),
+                "n_adapters": n,
+                "set": name,
+                "n_sequences": 8,
+                "extractable": recited(frozenset(on), name),
+                "memorization_accuracy_mean": 0.2 + 0.1 * recited(frozenset(on), name),
+                "memorization_accuracy_max": 1.0,
+                "longest_verbatim_run_max": 9,
+                "loss_mean": 2.0,
+            }
+            for n in range(len(adapters) + 1)
+            for on in itertools.combinations(adapters, n)
+            for name in sets
+        ]
+    )
 
 
 SEQUENCES = frame({"base": [1.0, 0.9, 0.8, 0.6], "stacked": [0.2, 0.3, 0.05, 0.15]})
@@ -263,6 +337,59 @@ def test_headline_names_the_worst_form():
     assert told.startswith("1 of the 4 sequences is still recited in the form 'requantized' (2 before); 1 of 21 checks")
 
 
+def precise(**changed):
+    """Four forms; merged brings figures of the base in its own precision along."""
+    summary = summary_of(*EVERY_FORM)
+    own = GOOD_BASE | {"loaded_as": "bfloat16, not quantized", "extractable": 3} | changed
+    summary["forms"]["merged"] = GOOD | {"before": own}
+    return summary
+
+
+def test_a_form_is_judged_against_the_base_in_its_own_precision():
+    summary = precise(holdout_perplexity=95.0, reference_perplexity=30.0)
+    found = {(c.form, c.key): c for c in verdict(summary)}
+    assert {key for key, check in found.items() if check.outcome != "pass"} == {
+        ("merged", "holdout"),
+        ("merged", "neighbourhood"),
+    }
+    assert "went from 95.00 to 101.0: +6.3 %" in found["merged", "holdout"].sentence
+    assert "went from 100.0 to 101.0: +1.0 %" in found["stacked", "holdout"].sentence
+    assert "(3 before)" in found["merged", "recitation"].sentence
+    assert "(2 before)" in found["stacked", "recitation"].sentence
+    changes = dict(measures.rows(summary))[measures.PERPLEXITIES[0]]
+    assert (changes["merged"].change, changes["requantized_nf4"].change) == ("+6.3 %", "+1.0 %")
+
+
+def test_never_seen_text_is_one_yardstick_for_all_forms():
+    summary = precise(reference_memorization_accuracy_max=0.01, reference_longest_verbatim_run_max=1)
+    assert {check.outcome for check in verdict(summary)} == {"pass"}
+
+
+def test_what_a_form_is_compared_with_is_said_under_every_table():
+    (line,) = measures.comparison_lines(precise())
+    assert line == (
+        "changes of merged are against the base in bfloat16, not quantized"
+        " (3 recited, perplexity 100.0 on general text and 40.00 on never-seen text)"
+    )
+    assert measures.comparison_lines(summary_of(*EVERY_FORM)) == []
+    text = re.sub(r"\s+", " ", tables.render_text(tables.summary_table(precise())))
+    _, parsed = page_of(summary=precise(), sequences=frame({"base": [0.9], "merged": [0.2]}))
+    page = re.sub(r"\s+", " ", " ".join(parsed.text))
+    assert line in text and line in model_card(precise(), MANIFEST) and line in page
+    assert "and not in bfloat16, not quantized like this form" in page
+
+
+def test_headline_and_tiles_count_before_in_the_form_s_own_precision():
+    summary = precise()
+    assert "in any form (stacked, merged, requantized nf4, requantized int8; 2 to 3 before)" in headline(
+        summary, verdict(summary)
+    )
+    alone = {"forms": {form: summary["forms"][form] for form in ("base", "merged")}}
+    assert "(3 before)" in headline(alone, verdict(alone))
+    page, _ = page_of(summary=alone, sequences=frame({"base": [0.9], "merged": [0.2]}))
+    assert '<span class="from">3</span>' in page
+
+
 # Tables
 
 
@@ -275,19 +402,32 @@ def test_proof_table_shows_before_and_after_beside_never_seen_text():
     assert "never seen (3), highest" in text and "0.300 → 0.350" in text
 
 
-@pytest.mark.parametrize("names", [("base",), ("base", "stacked"), ALL_FORMS])
+@pytest.mark.parametrize("names", [("base",), ("base", "stacked"), ALL_FORMS, EVERY_FORM])
 def test_tables_fit_80_columns_without_loss(names):
     sequences = frame({form: [1.0, 0.5] for form in names}, [HOSTILE * 3, "very-long-id-" * 9 + "#12"], tokens=12345)
-    summary = summary_of(*names)
+    delta = {"relative_size": 0.0134, "projection": 0.987, "relative_error": 5.31}
+    summary = summary_of(*names, delta=delta)
     shown = (tables.proof_table(sequences, REFERENCE), tables.summary_table(summary))
     for table in (*shown, tables.verdict_table(verdict(summary))):
         text = tables.render_text(table)
         assert max(map(len, text.splitlines()), default=0) <= 80
         assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", text)
     assert "12,345" in tables.render_text(shown[0]) and "#12" in tables.render_text(shown[0])
-    assert "…" not in tables.render_text(shown[1])
+    text = tables.render_text(shown[1])
+    assert "…" not in text
     for measure, cells in measures.rows(summary):
-        assert all(cell.text in tables.render_text(shown[1]) for cell in cells.values()), measure.label
+        assert all(cell.text in text for cell in cells.values()), measure.label
+
+
+def test_a_delta_is_shown_where_it_was_measured():
+    summary = summary_of("base", "stacked", "merged")
+    assert not any(measure in measures.DELTA for measure, _ in measures.rows(summary))
+    summary["forms"]["merged"] = GOOD | {"delta": {"relative_size": 0.00012, "projection": 1.0, "relative_error": 2.5}}
+    shown = {measure.key: [cell.text for cell in cells.values()] for measure, cells in measures.rows(summary)}
+    assert shown["delta.relative_size"] == ["—", "—", "0.000120"]
+    assert shown["delta.projection"] == ["—", "—", "1.00"] and shown["delta.relative_error"] == ["—", "—", "2.50"]
+    page, _ = page_of(summary=summary)
+    assert "0.000120" in page and "0.000120" in model_card(summary, MANIFEST)
 
 
 def test_proof_table_limits_its_rows_and_counts_the_others():
@@ -348,12 +488,14 @@ def test_rows_put_the_worst_first_and_mark_them():
 # Figures
 
 
-@pytest.mark.parametrize("names", [("base",), ("base", "stacked"), ALL_FORMS, ("stacked",)])
+@pytest.mark.parametrize("names", [("base",), ("base", "stacked"), EVERY_FORM, ("stacked",)])
 @pytest.mark.parametrize("reference", [REFERENCE, NO_REFERENCE])
 def test_figures_have_labelled_axes_and_render(names, reference):
     sequences = frame({form: [1.0, np.nan, 0.5] for form in names})
-    drawn = figures.all_figures(sequences, reference, summary_of(*names), log_of(3), 2)
-    assert len(drawn) == max(1, len(forms.after(names))) + 2
+    log, scales, deltas = staged(log_of(3)), scales_of([-3, -1, 0]), deltas_of(names)
+    drawn = figures.all_figures(sequences, reference, summary_of(*names), log, 2, scales, -1.0, deltas)
+    assert list(drawn)[-4:] == ["histogram", "epochs", "scales", "deltas"]
+    assert len(drawn) == max(1, len(forms.after(names))) + 4
     for name, figure in drawn.items():
         assert all(axes.get_ylabel() for axes in figure.axes), name
         assert figure.axes[-1].get_xlabel(), name
@@ -378,6 +520,80 @@ def test_epochs_without_validation_and_an_empty_log():
     assert "epochs" not in figures.all_figures(SEQUENCES, REFERENCE, summary_of(), [])
 
 
+def test_stages_are_divided_and_named():
+    log = staged(log_of(7))
+    assert figures.stage_spans(log) == [("ascend", 1, 4), ("fit", 5, 6), ("scale search", 7, 7)]
+    figure = figures.epochs_figure(log, None, 7)
+    dividers = {line.get_xdata()[0] for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1}
+    assert dividers == {4.5, 6.5, 7}
+    assert figure.axes[-1].get_xlabel().endswith("1 to 4 ascend, 5 to 6 fit, 7 scale search")
+    one = [record | {"stage": "ascend" if record["epoch"] else None} for record in log_of(3)]
+    assert figures.epochs_figure(one).axes[-1].get_xlabel() == "epoch (0: before unlearning)"
+    stages = [
+        {"stage": "ascend", "scale": 1.0, "ended": "It held early."},
+        {"stage": "fit", "scale": -1.5, "ended": ""},
+    ]
+    _, parsed = page_of(train_log=log, manifest=MANIFEST | {"stages": stages})
+    page = " ".join(parsed.text)
+    assert "ascend (epochs 1 to 4), then fit (epochs 5 to 6), then scale search (epoch 7" in page
+    assert "How ascend ended: It held early." in page and "ascend, then fit times -1.5" in page
+
+
+def dots(axes):
+    """What is drawn at which x: the lines, and the hollow dots over them."""
+    lines = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    hollow = [x for line in axes.lines if line.get_markerfacecolor() == figures.SURFACE for x in line.get_xdata()]
+    return lines, hollow
+
+
+def test_scales_figure_marks_the_chosen_and_those_past_the_budget():
+    figure = figures.scales_figure(scales_of([-3, -2, -1, -0.5, 0]), (0.1, 0.3), -1.0)
+    accuracies, sequences, perplexity = figure.axes
+    lines, hollow = dots(accuracies)
+    assert lines["mean"].get_xdata().tolist() == [-3, -2, -1, -0.5, 0]
+    assert lines["mean"].get_ydata()[0] == pytest.approx(0.35) and set(hollow) == {-3, -2}
+    assert dots(sequences)[0]["newly low"].get_ydata().tolist() == [3, 2, 1, 0, 0]
+    assert dots(sequences)[0]["outliers, high"].get_ydata().tolist() == [2, 3, 4, 5, 5]
+    assert "past the perplexity budget" in dots(perplexity)[0] and perplexity.get_ylabel()
+    assert all([-1.0, -1.0] in [list(line.get_xdata()) for line in axes.lines] for axes in figure.axes)
+    assert "chosen, -1" in perplexity.get_xlabel() and perplexity.xaxis_inverted()
+    every = figures.scales_figure(scales_of([0, 1], within=lambda scale: True), None, None)
+    assert dots(every.axes[0])[1] == [] and not every.axes[-1].xaxis_inverted()
+    assert "chosen" not in every.axes[-1].get_xlabel()
+    assert len(figures.scales_figure(scales_of([-1, 0], perplexity=None)).axes) == 2
+
+
+@pytest.mark.parametrize("worst", [float("inf"), 1e300, 1e9, 700.0, 150.0])
+def test_a_ruined_model_does_not_flatten_the_others(worst):
+    scales = scales_of([-2, -1, 0])
+    scales[0]["validation_perplexity"] = worst
+    axes = figures.scales_figure(scales, None, -1.0).axes[-1]
+    axes.figure.draw_without_rendering()
+    shown = [tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
+    assert len(shown) >= 2 and np.isfinite(axes.get_ylim()).all()
+    assert all(axes.get_ylim()[0] < value < axes.get_ylim()[1] for value in (100.0, 102.0)), "the good ones are seen"
+
+
+def test_modules_stand_by_depth_whatever_their_order():
+    names = ["lm_head", "h.10.b", "h.2.z", "h.2.a", "wte", "h.0.mlp.experts.3.w"]
+    assert figures.by_depth(names) == ["wte", "h.0.mlp.experts.3.w", "h.2.z", "h.2.a", "h.10.b", "lm_head"]
+
+
+def test_deltas_figure_shows_each_form_and_survives_an_empty_delta():
+    sizes, shares = figures.deltas_figure(deltas_of(["merged", "requantized_nf4"])).axes
+    lines, _ = dots(shares)
+    assert set(lines) == {"merged", "requantized nf4"} and lines["requantized nf4"].get_ydata().tolist() == [0.9] * 4
+    assert sizes.lines[0].get_ydata().tolist() == [0.01] * 4
+    assert [text.get_text() for text in shares.get_xticklabels()] == ["2", "10"]
+    nothing = deltas_of(["merged"]).assign(relative_size=0.0, projection=np.nan)
+    assert images.png(figures.deltas_figure(nothing)).startswith(b"\x89PNG")
+
+
+def test_svg_keeps_every_digit_of_its_text():
+    drawn = images.svg(figures.interference_figure(matrix_of(["a"], ["s"], lambda on, _: 0 if on else 7)), "i", "d")
+    assert ">0.900<" in drawn and ">0.200<" in drawn
+
+
 def test_figures_leave_matplotlib_as_it_was():
     before = dict(matplotlib.rcParams)
     images.svg(figures.histogram_figure(SEQUENCES, REFERENCE, (0.1, 0.3)), "h", "d")
@@ -395,12 +611,8 @@ def test_svg_follows_the_page():
 # The report
 
 
-@pytest.mark.parametrize("names", [("base",), ("base", "stacked"), ALL_FORMS])
-@pytest.mark.parametrize("full", [True, False])
-def test_report_is_well_formed_and_loads_nothing(names, full):
-    accuracies = {form: [1.0, np.nan, 0.5] for form in names}
-    parts = {} if full else {"reference": NO_REFERENCE, "train_log": [], "manifest": {}}
-    page, parsed = page_of(sequences=frame(accuracies), summary=summary_of(*names), **parts)
+def check_page(page, parsed):
+    """Whole, and by itself: it asks nothing of anybody."""
     assert page.lstrip().startswith("<!doctype html>")
     assert "http:" not in page and "https:" not in page and "url(//" not in page
     assert parsed.references and all(reference.startswith("#") for reference in parsed.references)
@@ -408,10 +620,30 @@ def test_report_is_well_formed_and_loads_nothing(names, full):
     assert len(parsed.ids) == len(set(parsed.ids))
     assert not parsed.handlers and not {"img", "link", "iframe", "object", "form"} & set(parsed.tags)
     assert "nan" not in re.sub(r"[a-z]+nan|nan[a-z]+", "", " ".join(parsed.text).lower())
-    assert "too short to be scored" in page
     # every class that the template and the style sheet share is there, and no variable is without a value
     used, given = set(re.findall(r"var\((--[a-z-]+)\)", page)), set(re.findall(r"(--[a-z-]+):", page))
     assert used <= given
+
+
+@pytest.mark.parametrize("names", [("base",), ("base", "stacked"), EVERY_FORM])
+@pytest.mark.parametrize("full", [True, False])
+def test_report_is_well_formed_and_loads_nothing(names, full):
+    accuracies = {form: [1.0, np.nan, 0.5] for form in names}
+    parts = {"scales": scales_of([-3, -1, 0]), "deltas": deltas_of(names)}
+    if not full:
+        parts = {"reference": NO_REFERENCE, "train_log": [], "manifest": {}}
+    page, parsed = page_of(sequences=frame(accuracies), summary=summary_of(*names), **parts)
+    check_page(page, parsed)
+    assert "too short to be scored" in page
+
+
+def test_report_of_a_scale_search_says_what_was_chosen():
+    stages = [{"stage": "fit", "adapter": "default", "scale": -1.0, "ended": "The stop rule held."}]
+    _, parsed = page_of(scales=scales_of([-3, -2, -1, 0]), manifest=MANIFEST | {"stages": stages})
+    text = " ".join(parsed.text)
+    assert "Hollow: 2 scales past the perplexity budget. Chosen: −1, for the fewest outliers" in text
+    assert facts.chosen_scale({"scale": -2}) == -2 and facts.chosen_scale({}) is None
+    assert "shipped with r 32" in dict(facts.made({"adapter": {"r": 16, "shipped_rank": 32}}))["adapter"]
 
 
 def test_report_tells_the_verdict_the_cost_and_the_limits():
@@ -437,11 +669,16 @@ def test_hostile_ids_and_names_stay_text():
     manifest = copy.deepcopy(MANIFEST)
     manifest["base"]["name"] = manifest["method"]["name"] = HOSTILE
     manifest["outcome"]["stopped_because"] = manifest["data"]["notes"][0] = HOSTILE
-    page, parsed = page_of(sequences=sequences, manifest=manifest)
+    manifest["stages"] = [{"stage": HOSTILE, "scale": 1, "ended": HOSTILE}, {"stage": "fit", "scale": -1, "ended": ""}]
+    summary = summary_of()
+    summary["forms"]["stacked"] = GOOD | {"before": GOOD_BASE | {"loaded_as": HOSTILE}}
+    log = [record | {"stage": HOSTILE if record["epoch"] < 2 else "fit"} for record in log_of(3)]
+    deltas = deltas_of(["stacked"], [HOSTILE, "h.1.a"])
+    page, parsed = page_of(sequences=sequences, manifest=manifest, summary=summary, train_log=log, deltas=deltas)
     assert parsed.tags.count("script") == 1 and "<script>alert" not in page
     assert "\x1b" not in page and "\u202e" not in page
     page.encode("utf-8")
-    card = model_card(summary_of(), manifest)
+    card = model_card(summary, manifest)
     assert "<script>" not in card.replace(facts.loading(manifest), "")
     assert "\n# boo" not in card and "base_model:" not in card.split("---")[1]
 
@@ -462,6 +699,147 @@ def test_the_only_script_is_the_one_the_policy_allows():
         and "script-src 'sha256-" in policy
         and "'unsafe-inline'" not in (policy.split("script-src")[1])
     )
+
+
+# What a run's folder gets
+
+
+def test_results_write_what_there_is(tmp_path):
+    summary = {"forms": {form: precise()["forms"][form] for form in ("base", "merged")}}
+    found = Report(frame({"base": [0.9], "merged": [0.2]}), REFERENCE, summary, deltas_of(["merged"]))
+    full, bare = tmp_path / "full", tmp_path / "bare"
+    full.mkdir()
+    bare.mkdir()
+    write.results(
+        full, found, staged(log_of(3)), MANIFEST | {"stages": [{"stage": "fit", "scale": -1}]}, scales_of([-1, 0])
+    )
+    write.results(bare, Report(SEQUENCES, NO_REFERENCE, summary_of()), [], MANIFEST)
+    names = {path.name for path in full.iterdir()}
+    assert names == {
+        "summary.json", "sequences.parquet", "reference.parquet", "deltas.parquet", "figures", "report.html",
+    }  # fmt: skip
+    assert {path.name for path in bare.iterdir()} == {"summary.json", "sequences.parquet", "figures", "report.html"}
+    assert {"scales.png", "deltas.png"} < {path.name for path in (full / "figures").iterdir()}
+    pd.testing.assert_frame_equal(pd.read_parquet(full / "deltas.parquet"), found.deltas)
+    assert json.loads((full / "summary.json").read_text())["forms"]["merged"]["before"]["extractable"] == 3
+
+
+# Several adapters, several forget sets
+
+
+def naive_wakes(found):
+    """The definition, word for word: sets, subsets S, adapters a not in S, where both S and S + {a} were measured."""
+    recited = {
+        (frozenset(name.split(" + ")) if name else frozenset(), of): n
+        for name, of, n in zip(found["adapters"], found["set"], found["extractable"], strict=True)
+    }
+    every = frozenset().union(*(on for on, _ in recited))
+    return {
+        (of, added, on, n, recited[on | {added}, of])
+        for (on, of), n in recited.items()
+        for added in every - on
+        if (on | {added}, of) in recited and recited[on | {added}, of] > n
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_wakes_equal_their_definition(seed):
+    rng = np.random.default_rng(seed)
+    found = matrix_of(["a", "b", "c"], ["x", "y"], lambda on, name: int(rng.integers(0, 4)))
+    found = found.sample(frac=1 if seed % 2 else 0.7, random_state=seed)
+    cases = interference.wakes(found)
+    as_sets = {(c.set, c.added, interference.subset_of(c.adapters), c.before, c.after) for c in cases}
+    assert as_sets == naive_wakes(found) and len(as_sets) == len(cases)
+
+
+NAMES = {"adapters": ["one", "two", "three"], "sets": ["first", "second", "third"]}
+OWN = dict(zip(NAMES["sets"], NAMES["adapters"], strict=True))
+
+
+def woken(on, name):
+    """Each adapter silences its own set, `two` wakes the first set up again, and `three` does not work at all."""
+    if name == "first" and {"one", "two"} <= on:
+        return 2
+    return 0 if OWN[name] in on and OWN[name] != "three" else 5
+
+
+def test_findings_name_who_silences_and_who_wakes():
+    found = interference.findings(matrix_of(*NAMES.values(), woken), interference.owners(NAMES))
+    assert [finding.outcome for finding in found] == ["fail", "pass", "fail"]
+    assert found[0].sentence == (
+        "Its own adapter one leaves none of the 8 sequences recited (5 without any adapter)."
+        " It wakes up when two is added to one: 0 → 2 recited."
+    )
+    assert found[1].sentence.endswith("(5 without any adapter). No other adapter wakes it up.")
+    assert found[2].sentence.startswith("Its own adapter three leaves 5 of the 8 sequences recited")
+
+
+def test_findings_without_owners_and_with_holes():
+    rows = matrix_of(["a", "b"], ["x"], lambda on, _: 4 - 2 * len(on))
+    (alone,) = interference.findings(rows, interference.owners({"adapters": ["a", "b"], "sets": ["x"]}))
+    assert alone.outcome == "pass" and alone.sentence == (
+        "All adapters together leave none of the 8 sequences recited (4 without any adapter)."
+    )
+    holes = rows[rows["adapters"] != "a"]
+    (unknown,) = interference.findings(holes, {"x": "a"})
+    assert unknown.outcome == "unknown" and "not measured" in unknown.sentence
+    assert interference.owners({}) == {}
+
+
+@pytest.mark.parametrize("n", [1, 3, 4])
+def test_interference_figure_has_labelled_axes_and_every_cell(n):
+    adapters, sets = [f"adapter-{i}" for i in range(n)], [f"a-rather-long-set-{i}" for i in range(n)]
+    figure = figures.interference_figure(matrix_of(adapters, sets, lambda on, _: 8 - len(on)))
+    assert images.png(figure).startswith(b"\x89PNG")
+    heats = [axes for axes in figure.axes if axes.texts]
+    assert [len(axes.texts) for axes in heats] == [n * 2**n] * 2
+    assert all(axes.get_xlabel() for axes in figure.axes) and figure.axes[0].get_ylabel()
+    assert all(text.get_fontsize() >= 9 for axes in figure.axes for text in [*axes.texts, *axes.get_xticklabels()])
+    figure.draw_without_rendering()
+    for axes in heats:  # neighbours must not run into one another
+        boxes = [text.get_window_extent() for text in axes.texts[:n]]
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+        assert heats[0].texts[0].get_text() == "8" and heats[1].texts[0].get_text() == "1.000"
+
+
+def test_interference_is_written_and_its_page_is_whole(tmp_path):
+    found = matrix_of(*NAMES.values(), woken)
+    write.interference(tmp_path, found, MANIFEST | NAMES)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "interference.parquet"), found)
+    told = json.loads((tmp_path / "interference.json").read_text())
+    assert told["rows"] == found.to_dict("records") and len(told["findings"]) == 3
+    assert {(case["set"], case["added"], case["adapters"]) for case in told["wakes"]} == {
+        ("first", "two", "one"),
+        ("first", "two", "one + three"),
+    }
+    assert (tmp_path / "figures" / "interference.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    parsed = Page(page)
+    check_page(page, parsed)
+    assert "script" not in parsed.tags and "script-src" not in page and "default-src 'none'" in page
+    text = " ".join(parsed.text)
+    assert "Which adapters silence which texts" in text and "It wakes up when two is added to one" in text
+    assert page.count('class="heat own"') == 2 * 3 * 4, "half of the subsets hold a set's own adapter"
+    assert page.count('class="heat') == 2 * 3 * 8 and "none (the base model)" in text
+
+
+def test_hostile_names_of_adapters_and_sets_stay_text():
+    names = {"adapters": [HOSTILE], "sets": [HOSTILE + "2"]}
+    page = render_interference(matrix_of(*names.values(), lambda on, _: len(on)), names)
+    assert "script" not in Page(page).tags and "\x1b" not in page and "\u202e" not in page
+
+
+@pytest.mark.parametrize("stem", ["a", "a-deletion-request-of-2026-"])
+def test_the_table_of_interference_fits_80_columns(stem, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    adapters, sets = ([f"{stem}{kind}{i}" for i in range(3)] for kind in ("adapter", "set"))
+    found = matrix_of(adapters, sets, lambda on, name: 8 if len(on) == 2 else 0)
+    text = tables.render_text(tables.interference_table(found, sets))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("1.000") == 9 and text.count("0.200") == 15 and "none (the base model)" in text
+    terminal.show_interference(found)
+    shown = capsys.readouterr().out
+    assert f"{sets[0]}: with {adapters[0]} on, adding {adapters[1]} takes it from 0 to 8 recited" in shown
 
 
 # The card

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,11 +25,14 @@ class Report:
         sequences: the forget set, one row a (sequence, form); the columns of `score`, and form.
         reference: the same for the reference set; empty without one.
         summary: {"forms": {form: aggregates}}, as in summary.json.
+        deltas: what of the adapter's delta arrives in each module's weights, one row a (form, module), with
+            relative_size, projection and relative_error; empty where it was not measured.
     """
 
     sequences: pd.DataFrame
     reference: pd.DataFrame
     summary: dict[str, Any]
+    deltas: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def bounds_of(kind: str, base: Measurement) -> Bounds:

@@ -39,8 +39,9 @@ def model_card(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
         several=len(forms.after(names)) > 1,
         forms=names,
         descriptions=forms.DESCRIPTIONS,
+        title=forms.title,
         rows=measures.rows(summary),
-        bounds_line=measures.bounds_line(summary),
+        lines=[line for line in (measures.bounds_line(summary), *measures.comparison_lines(summary)) if line],
         limits=facts.limits(summary, manifest),
         made=facts.made(manifest),
     )

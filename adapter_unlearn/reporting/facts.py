@@ -11,7 +11,7 @@ from typing import Any
 
 from adapter_unlearn import assets
 from adapter_unlearn.reporting import forms
-from adapter_unlearn.reporting.formatting import accuracy, clean, count, duration, number, plural, size
+from adapter_unlearn.reporting.formatting import accuracy, clean, count, duration, factor, number, plural, size
 from adapter_unlearn.reporting.measures import look_up
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -38,7 +38,9 @@ GLOSSARY = {
     "membership AUC": "how well a figure tells the forget set from never-seen text: 0.5 is a coin toss, 1 certainty.",
     "stacked": forms.DESCRIPTIONS["stacked"] + ".",
     "merged": forms.DESCRIPTIONS["merged"] + ".",
-    "requantized": forms.DESCRIPTIONS["requantized"] + ".",
+    "requantized": forms.DESCRIPTIONS["requantized"] + ": nf4 to 4 bits, int8 to 8.",
+    "scale": "the factor an adapter counts with; a negative one takes away what was fitted, 0 leaves the base.",
+    "delta, projection": "what the adapter adds to the weights; the share of it that arrives in them (1 is all of it).",
 }
 
 
@@ -69,6 +71,7 @@ def made(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     method = {key: value for key, value in (manifest.get("method") or {}).items() if key != "name"}
     pairs = [
         ("method", _joined([method_name(manifest), _settings(method)])),
+        ("stages", stages(manifest)),
         ("stopped because", clean(outcome.get("stopped_because") or "")),
         ("epochs", _epochs(cost, outcome)),
         ("base model", _joined([base_name(manifest), base.get("revision")]) if base else ""),
@@ -87,6 +90,21 @@ def made(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("made on", clean(manifest.get("created") or "").replace("T", " ").replace("+00:00", " UTC")),
     ]
     return [(label, value) for label, value in pairs if value]
+
+
+def stages(manifest: dict[str, Any]) -> str:
+    """The stages of a run and what each one's adapter counts with: `ascend, then fit times -1`."""
+    return ", then ".join(
+        clean(part.get("stage") or "stage")
+        + ("" if part.get("scale") in (1, None) else f" times {factor(part['scale'])}")
+        for part in manifest.get("stages") or []
+    )
+
+
+def chosen_scale(manifest: dict[str, Any]) -> float | None:
+    """The scale that a search ended with: of a run's last stage, or of an adapter that was scaled by itself."""
+    last = (manifest.get("stages") or [manifest])[-1]
+    return number(last.get("scale"))
 
 
 def notes(manifest: dict[str, Any]) -> list[str]:
@@ -130,6 +148,8 @@ def _adapter(adapter: dict[str, Any]) -> str:
     modules = adapter.get("target_modules")
     parts = [f"LoRA, r {adapter['r']}" if "r" in adapter else "LoRA"]
     parts += [f"alpha {_value(adapter['alpha'])}"] if "alpha" in adapter else []
+    if adapter.get("shipped_rank") not in (None, adapter.get("r")):
+        parts.append(f"shipped with r {_value(adapter['shipped_rank'])}")
     parts += [f"on {', '.join(map(str, modules)) if isinstance(modules, list) else modules}"] if modules else []
     parts += [size(adapter["bytes"])] if "bytes" in adapter else []
     return _joined(parts)
@@ -166,7 +186,9 @@ def limits(summary: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
     distinct = {form: look_up(measured[form], "membership_auc_loss") for form in forms.after(measured)}
     known = {form: auc for form, auc in distinct.items() if number(auc) is not None}
     if known and max(abs(auc - 0.5) for auc in known.values()) > 0.1:
-        figures = ", ".join(f"{auc:.2f}" + (f" {clean(form)}" if len(known) > 1 else "") for form, auc in known.items())
+        figures = ", ".join(
+            f"{auc:.2f}" + (f" {forms.title(form)}" if len(known) > 1 else "") for form, auc in known.items()
+        )
         told.append(
             "Not recited is not unrecognizable: from the loss of each text one can still tell the forget set from"
             f" never-seen text (membership AUC {figures}; 0.5 would be a coin toss)."

@@ -4,7 +4,10 @@ Small on purpose (4.8 inches): shown 370 pixels wide on a phone their 9-point le
 differ by marker and place as well as by colour, and the colours, after Okabe and Ito, are told apart by everybody.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -13,13 +16,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from adapter_unlearn.reporting import forms
-from adapter_unlearn.reporting.formatting import number
+from adapter_unlearn.reporting import forms, interference
+from adapter_unlearn.reporting.formatting import accuracy, clean, count, number, shorten
 
 INK, MUTED, GRID, LINK, SURFACE = "#22262b", "#5b6470", "#dde1e6", "#cfd4da", "#fefefe"
 BEFORE, AFTER, UNSEEN, BAND = "#c9510c", "#0b6fb5", "#6d7680", "#e6e9ec"
+GREEN, PURPLE, OCHRE = "#0a7a5a", "#94497f", "#8a6a00"
+FORM_MARKS = ((AFTER, "o"), (GREEN, "s"), (PURPLE, "^"), (OCHRE, "D"), (INK, "v"))
 WIDTH = 4.8
 MAX_DRAWN = 2000
 MAX_CONNECTED = 300
@@ -161,7 +167,11 @@ def histogram_figure(sequences: pd.DataFrame, reference: pd.DataFrame, band: Ban
 
 @_styled
 def epochs_figure(train_log: Sequence[dict[str, Any]], band: Band = None, kept_epoch: int | None = None) -> Figure:
-    """The run epoch by epoch in panels that share the epoch axis: MA, how many sequences are left, perplexity."""
+    """The run epoch by epoch in panels that share the epoch axis: MA, how many sequences are left, perplexity.
+
+    Where there are several stages, a line stands between one and the next, and the axis names their epochs.
+    """
+    spans = stage_spans(train_log)
     log = pd.DataFrame(list(train_log)).map(number) if train_log else pd.DataFrame({"epoch": []})
     has_perplexity = "validation_perplexity" in log and log["validation_perplexity"].notna().any()
     figure, grid = _figure(3.9 if has_perplexity else 2.9, rows=3 if has_perplexity else 2)
@@ -180,23 +190,254 @@ def epochs_figure(train_log: Sequence[dict[str, Any]], band: Band = None, kept_e
         grid[2].set_ylabel("validation\nperplexity")
         grid[2].yaxis.set_major_locator(MaxNLocator(4))
     for axes in grid:
+        for _, first, _ in spans[1:]:
+            axes.axvline(first - 0.5, color=LINK, linewidth=1.5, zorder=1)
         if kept_epoch is not None:
             axes.axvline(kept_epoch, color=MUTED, linestyle=":", zorder=1, label="kept" if axes is grid[1] else None)
-        if axes.get_legend_handles_labels()[0]:
-            above = {"loc": "lower left", "bbox_to_anchor": (0, 0.96), "ncols": 3}
-            axes.legend(**above, handlelength=1.8, columnspacing=1.4, borderpad=0)
+        _legend_above(axes)
     grid[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    grid[-1].set_xlabel("epoch (0: before unlearning)")
+    told = ", ".join(f"{first} to {last} {name}" if first < last else f"{first} {name}" for name, first, last in spans)
+    named = "\n".join(textwrap.wrap(told, 52)) if len(spans) > 1 else ""
+    grid[-1].set_xlabel(f"epoch (0: before unlearning)\n{named}".strip())
     figure.align_ylabels()
     return figure
 
 
-def _line(axes: Axes, log: pd.DataFrame, column: str, label: str | None, colour: str, style: str) -> None:
+def stage_spans(train_log: Sequence[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """The stages of a run in their order, each with its first and last epoch; the base belongs to none."""
+    spans: list[tuple[str, int, int]] = []
+    for record in train_log:
+        name, epoch = record.get("stage"), number(record.get("epoch"))
+        if not name or epoch is None:
+            continue
+        if spans and spans[-1][0] == clean(name):
+            spans[-1] = (spans[-1][0], spans[-1][1], int(epoch))
+        else:
+            spans.append((clean(name), int(epoch), int(epoch)))
+    return spans
+
+
+@_styled
+def scales_figure(scales: Sequence[dict[str, Any]], band: Band = None, chosen: float | None = None) -> Figure:
+    """What an adapter does at each scale it was measured at, in panels that share the axis of scales.
+
+    Args:
+        scales: records of a search, as scale_search.search gives them.
+        band: where 90 % of never-seen text lies in MA.
+        chosen: the scale that was taken; it is marked.
+    """
+    found = pd.DataFrame(list(scales))
+    log = found.map(number).replace([np.inf, -np.inf], np.nan).sort_values("scale", ignore_index=True)
+    # NaN and not False where nothing is known: only a scale that is said to be past the budget is drawn so
+    past = log.loc[log.get("within_budget", pd.Series(np.nan, index=log.index)) == 0, "scale"]
+    has_perplexity = "validation_perplexity" in log and log["validation_perplexity"].notna().any()
+    figure, grid = _figure(4.3 if has_perplexity else 3.2, rows=3 if has_perplexity else 2)
+    lines = [
+        (grid[0], "memorization_accuracy_max", "highest", INK, "-"),
+        (grid[0], "memorization_accuracy_mean", "mean", AFTER, "--"),
+        (grid[1], "outliers_high", "outliers, high", INK, "-"),
+        (grid[1], "outliers_low_new", "newly low", AFTER, "--"),
+        (grid[1], "extractable", "recited", BEFORE, ":"),
+    ]
+    _shade(grid[0], band, label="never-seen text")
+    grid[0].set_ylim(0, 1.05)
+    grid[0].set_ylabel("memorization\naccuracy")
+    grid[1].set_ylabel("sequences")
+    grid[1].yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if has_perplexity:
+        lines.append((grid[2], "validation_perplexity", "", INK, "-"))
+        grid[2].set_ylabel("validation\nperplexity")
+        perplexities = log["validation_perplexity"].dropna()
+        if perplexities.max() > 2 * perplexities.min() > 0:  # one ruined model must not flatten all the others
+            _log_axis(grid[2], perplexities)
+    for axes, column, label, colour, style in lines:
+        _line(axes, log, column, label or None, colour, style, by="scale", hollow=past)
+    grid[1].set_ylim(bottom=0)
+    for axes in grid:
+        if chosen is not None:
+            axes.axvline(chosen, color=MUTED, linestyle=":", zorder=1)
+        if len(past) and has_perplexity and axes is grid[-1]:
+            open_dot = {"marker": "o", "markersize": 4, "markerfacecolor": SURFACE, "markeredgecolor": INK}
+            axes.plot([], [], linestyle="none", label="past the perplexity budget", **open_dot)
+        _legend_above(axes)
+    if len(log) and log["scale"].max() <= 0:
+        grid[-1].invert_xaxis()  # from the base on, as a run is read
+    grid[-1].xaxis.set_major_locator(MaxNLocator(7))
+    told = "" if chosen is None else f"; dotted: chosen, {chosen:g}"
+    grid[-1].set_xlabel(f"scale of the adapter (0: without it{told})")
+    figure.align_ylabels()
+    return figure
+
+
+def _log_axis(axes: Axes, found: "pd.Series[float]") -> None:
+    """A logarithmic y axis with a few plain numbers on it, however narrow or wide the span of what is drawn."""
+    axes.set_yscale("log")
+    wide = found.max() > 50 * found.min()  # a locator with several ticks a decade gives none where decades are many
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if found.max() > 1e6 * found.min():  # how far beyond is all the same, and out of the picture
+        axes.set_ylim(0.5 * found.min(), 1e6 * found.min())
+
+
+def _legend_above(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 0.96), "ncols": 3}
+        axes.legend(**above, handlelength=1.8, columnspacing=1.4, borderpad=0)
+
+
+def _line(
+    axes: Axes,
+    log: pd.DataFrame,
+    column: str,
+    label: str | None,
+    colour: str,
+    style: str,
+    by: str = "epoch",
+    hollow: "pd.Series[float] | None" = None,
+) -> None:
+    """One column over another; with dots where they are few, and hollow ones at the places named."""
     if column not in log:
         return
-    points = log[["epoch", column]].dropna().astype(float)
-    marks: dict[str, Any] = {"marker": "o", "markersize": 3} if len(points) <= 15 else {}
-    axes.plot(points["epoch"], points[column], color=colour, linestyle=style, label=label, zorder=3, **marks)
+    points = log[[by, column]].dropna().astype(float)
+    few = len(points) <= 15 or hollow is not None
+    marks: dict[str, Any] = {"marker": "o", "markersize": 3} if few else {}
+    axes.plot(points[by], points[column], color=colour, linestyle=style, label=label, zorder=3, **marks)
+    if hollow is not None:
+        points = points[points[by].isin(hollow)]
+        open_dots: dict[str, Any] = {
+            "marker": "o",
+            "markersize": 4,
+            "markerfacecolor": SURFACE,
+            "markeredgecolor": colour,
+        }
+        axes.plot(points[by], points[column], linestyle="none", zorder=4, **open_dots)
+
+
+@_styled
+def deltas_figure(deltas: pd.DataFrame) -> Figure:
+    """Module by module from the first layer to the last: the delta's size, and how much of it arrives in each form."""
+    modules = by_depth(deltas["module"])
+    place = {module: i + 1 for i, module in enumerate(modules)}
+    names = forms.ordered(deltas["form"])
+    figure, (sizes, shares) = _figure(3.4, rows=2)
+    dot = float(np.clip(30 / np.sqrt(max(len(modules), 1)), 1.8, 4.5))
+    # the size is the adapter's and the original weights', so it is the same in every form
+    once = deltas.drop_duplicates("module")
+    sizes.plot(once["module"].map(place), once["relative_size"], "o", color=INK, markersize=dot, zorder=3)
+    sizes.set_ylabel("delta's size\n/ weights' size")
+    if (once["relative_size"] > 0).any():
+        _log_axis(sizes, once["relative_size"][once["relative_size"] > 0])
+    shares.axhline(1, color=MUTED, linewidth=1, zorder=1)
+    for name, (colour, marker) in zip(names, itertools.cycle(FORM_MARKS), strict=False):
+        one = deltas[deltas["form"] == name]
+        drawn: dict[str, Any] = {"color": colour, "marker": marker, "markersize": dot, "linestyle": "none"}
+        shares.plot(one["module"].map(place), one["projection"], label=forms.title(name), zorder=3, **drawn)
+    shares.set_ylabel("share that\narrives")
+    arrived = deltas["projection"].dropna()
+    shares.set_ylim(min([0.0, *(1.1 * arrived)]), max([1.15, *(1.1 * arrived)]))
+    marks = {"handletextpad": 0.3, "columnspacing": 1.2, "borderaxespad": 0.1, "markerscale": max(1.0, 4 / dot)}
+    figure.legend(loc="outside upper left", ncols=3 if len(names) <= 3 else 2, **marks)
+    starts: dict[int | None, int] = {}
+    for module in modules:
+        starts.setdefault(_layer(module), place[module])
+    layers = [(layer, start) for layer, start in starts.items() if layer is not None]
+    step = max(1, -(-len(layers) // 10))
+    shares.set_xticks([start for _, start in layers[::step]], [str(layer) for layer, _ in layers[::step]])
+    shares.set_xlabel("module, by layer" if layers else "module")
+    figure.align_ylabels()
+    return figure
+
+
+def by_depth(modules: Iterable[str]) -> list[str]:
+    """Module names from input to output: embeddings, the layers by number, the head; within a layer as given."""
+    depth = {module: _layer(module) for module in map(str, modules)}
+
+    def key(module: str) -> tuple[int, int]:
+        layer = depth[module]
+        if layer is not None:
+            return 1, layer
+        return (2 if module.rsplit(".")[-1] in ("lm_head", "embed_out", "score") else 0), 0
+
+    return sorted(depth, key=key)
+
+
+def _layer(module: str) -> int | None:
+    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", module)
+    return int(found[1]) if found else None
+
+
+@_styled
+def interference_figure(rows: pd.DataFrame) -> Figure:
+    """Every subset of adapters, a line each: how much of every forget set is recited, and its mean MA.
+
+    Left, filled circles say which adapters are on; right of them a cell a forget set, the darker the more recited.
+    `rows` as for write.interference.
+    """
+    matrix = interference.matrix(rows)
+    panels = [
+        ("recited", matrix.extractable, matrix.share, count),
+        ("mean accuracy", matrix.accuracy, matrix.accuracy, accuracy),
+    ]
+    k, n = len(matrix.adapters), len(matrix.sets)
+    beside = k + 2 * n <= 10
+    longest = max(map(len, _labels([*matrix.adapters, *matrix.sets])), default=0)
+    figure = Figure(
+        figsize=(WIDTH, (0.27 * len(matrix.subsets) + 0.09 * longest + 0.9) * (1 if beside else 2)),
+        layout="constrained",
+    )
+    columns = [0.65 * max(k, 1), 0.8 * n, n] if beside else [0.65 * max(k, 1), n]
+    grid = figure.subplots(1 if beside else 2, len(columns), squeeze=False, width_ratios=columns)
+    for i, (name, cells, heat, show) in enumerate(panels):
+        if i == 0 or not beside:
+            _switches(grid[0 if beside else i, 0], matrix)
+        _heat(grid[0, i + 1] if beside else grid[i, 1], name, matrix, cells, heat, show)
+    figure.align_xlabels()
+    return figure
+
+
+def _switches(axes: Axes, matrix: "interference.Matrix") -> None:
+    """A circle an adapter and subset, filled where it is on."""
+    for x, adapter in enumerate(matrix.adapters):
+        for y, subset in enumerate(matrix.subsets):
+            is_on = adapter in subset
+            axes.plot(
+                x, y, "o", markersize=7, markeredgewidth=1, markeredgecolor=INK if is_on else LINK,
+                markerfacecolor=INK if is_on else SURFACE,
+            )  # fmt: skip
+    axes.set_ylabel("which adapters are on")
+    _named_columns(axes, matrix.adapters, len(matrix.subsets), "adapter")
+
+
+def _heat(
+    axes: Axes, name: str, matrix: "interference.Matrix", cells: pd.DataFrame, heat: pd.DataFrame, show: Any
+) -> None:
+    for y in range(len(matrix.subsets)):
+        for x in range(len(matrix.sets)):
+            part = number(heat.iat[y, x])
+            strength = 0.0 if part is None else 0.75 * min(max(part, 0.0), 1.0)
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=BEFORE, alpha=strength, linewidth=0))
+            axes.text(x, y, show(cells.iat[y, x]), ha="center", va="center", fontsize=9)
+    axes.set_title(name, fontsize=9.5, loc="left")
+    axes.set_ylabel("")
+    _named_columns(axes, matrix.sets, len(matrix.subsets), "forget set")
+
+
+def _named_columns(axes: Axes, names: Sequence[str], n_rows: int, label: str) -> None:
+    axes.grid(False)
+    axes.set_xlim(-0.5, max(len(names), 1) - 0.5)
+    axes.set_ylim(n_rows - 0.5, -0.5)
+    labels = _labels(names)
+    slanted = {"rotation": 40, "ha": "right"} if max(map(len, labels), default=0) <= 12 else {"rotation": 90}
+    axes.set_xticks(range(len(names)), labels, **slanted)
+    axes.set_yticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(label)
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    return [shorten(clean(name), 24) for name in names]
 
 
 def _figure(height: float, rows: int | None = None) -> tuple[Figure, Any]:
@@ -222,6 +463,9 @@ def all_figures(
     summary: dict[str, Any],
     train_log: Sequence[dict[str, Any]] = (),
     kept_epoch: int | None = None,
+    scales: Sequence[dict[str, Any]] = (),
+    chosen_scale: float | None = None,
+    deltas: pd.DataFrame | None = None,
 ) -> dict[str, Figure]:
     """Every figure the results give, by the name of its file, in the order of the report."""
     band = forms.reference_band(reference) or forms.summary_band(summary)
@@ -230,4 +474,8 @@ def all_figures(
     figures["histogram"] = histogram_figure(sequences, reference, band)
     if train_log:
         figures["epochs"] = epochs_figure(train_log, band, kept_epoch)
+    if scales:
+        figures["scales"] = scales_figure(scales, band, chosen_scale)
+    if deltas is not None and len(deltas):
+        figures["deltas"] = deltas_figure(deltas)
     return figures

@@ -45,6 +45,18 @@ def decimal(value: Any) -> str:
     return f"{known:,.{3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0}f}"
 
 
+def ratio(value: Any) -> str:
+    """Three digits of a ratio that may be tiny or about one, such as a delta's size relative to its weights."""
+    known = number(value)
+    return DASH if known is None else "∞" if math.isinf(known) else f"{known:#.3g}".removesuffix(".")
+
+
+def factor(value: Any) -> str:
+    """An adapter's scale as it is written in a recipe, short."""
+    known = number(value)
+    return DASH if known is None else f"{known:g}"
+
+
 def yes_no(value: Any) -> str:
     """1 and 0 of a per-sequence verdict as words."""
     known = number(value)

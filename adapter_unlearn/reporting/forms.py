@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from adapter_unlearn.reporting.formatting import clean
+
 BASE = "base"
 MEASURES = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
 DESCRIPTIONS = {
@@ -12,6 +14,8 @@ DESCRIPTIONS = {
     "stacked": "the adapter loaded on top of the base model",
     "merged": "the adapter added to the original full-precision weights",
     "requantized": "the adapter added to the weights, which are then quantized again",
+    "requantized_nf4": "the adapter added to the weights, which are then quantized again to 4 bits (nf4)",
+    "requantized_int8": "the adapter added to the weights, which are then quantized again to 8 bits (int8)",
 }
 
 
@@ -26,12 +30,27 @@ def after(forms: Iterable[str]) -> list[str]:
     return [form for form in ordered(forms) if form != BASE]
 
 
+def title(form: str) -> str:
+    """A form's name as people read it."""
+    return form.replace("_", " ") if form in DESCRIPTIONS else clean(form)
+
+
+def before(summary: dict[str, Any], form: str) -> dict[str, Any]:
+    """The base's figures that a form's are compared with.
+
+    A form may be deployed in another precision than the base was first loaded in. What the other precision changes is
+    not the adapter's doing, so such a form brings figures of the base in its own precision along, as `before`.
+    """
+    measured = summary.get("forms") or {}
+    return (measured.get(form) or {}).get("before") or measured.get(BASE) or {}
+
+
 def heading(form: str, forms: Iterable[str]) -> str:
     """`before` and `after` where that is all there is to tell apart; the forms' own names otherwise."""
     made = after(forms)
     if form == BASE:
         return "before" if made else BASE
-    return "after" if len(made) == 1 else form
+    return "after" if len(made) == 1 else title(form)
 
 
 def wide(sequences: pd.DataFrame) -> pd.DataFrame:

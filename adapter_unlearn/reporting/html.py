@@ -6,7 +6,7 @@ or to run any script but its own. Without scripts only the sorting of the table 
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,19 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from adapter_unlearn.reporting import facts, figures, forms, images, measures, rows
-from adapter_unlearn.reporting.formatting import DASH, accuracy, clean, count, number, percent, plural, relative_change
+from adapter_unlearn.reporting import facts, figures, forms, images, interference, measures
+from adapter_unlearn.reporting import rows as table
+from adapter_unlearn.reporting.formatting import (
+    DASH,
+    accuracy,
+    clean,
+    count,
+    factor,
+    number,
+    percent,
+    plural,
+    relative_change,
+)
 from adapter_unlearn.reporting.verdict import HOLDOUT_LIMIT, NEIGHBOURHOOD_LIMIT, Check, headline, verdict
 
 MAX_ROWS = 500
@@ -49,40 +60,34 @@ def render_html(
     summary: dict[str, Any],
     train_log: list[dict[str, Any]],
     manifest: dict[str, Any],
+    scales: Sequence[dict[str, Any]] = (),
+    deltas: pd.DataFrame | None = None,
 ) -> str:
     """The report as one page. `train_log` may be empty and `manifest` may have holes: then those parts are left out."""
     checks = verdict(summary)
     names = forms.ordered(sequences["form"])
-    worst, total = rows.rows(sequences, summary, MAX_ROWS)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["typeset"] = typeset
-    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
+    worst, total = table.rows(sequences, summary, MAX_ROWS)
+    return _page(
+        "report.html.j2",
+        manifest,
+        script=Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
         headline=headline(summary, checks),
         subject=_subject(summary, manifest),
-        base_name=clean(facts.base_name(manifest)),
-        created=clean(manifest.get("created") or "")[:10],
-        package=" ".join(clean(value) for value in (manifest.get("package") or {"name": "adapter-unlearn"}).values()),
         checks=_by_form(checks),
         topics=list(dict.fromkeys(check.topic for check in checks)),
         tiles=_tiles(summary),
-        pictures=_pictures(sequences, reference, summary, train_log, manifest),
+        pictures=_pictures(sequences, reference, summary, train_log, manifest, scales, deltas),
         forms=names,
         after=forms.after(names),
         headings={form: forms.heading(form, names) for form in names},
         descriptions=forms.DESCRIPTIONS,
         perplexities=measures.rows(summary, measures.PERPLEXITIES),
         limit_words=(percent(HOLDOUT_LIMIT, 0), percent(NEIGHBOURHOOD_LIMIT, 0)),
-        measures=measures.rows(summary, measures.MEMORIZATION + measures.REFERENCE),
+        measures=measures.rows(summary, measures.MEMORIZATION + measures.REFERENCE + measures.DELTA),
         summary_forms=forms.ordered(summary.get("forms") or {}),
         bounds_line=measures.bounds_line(summary),
-        columns=rows.MEASURES,
+        comparison_lines=measures.comparison_lines(summary),
+        columns=table.MEASURES,
         rows=worst,
         n_sequences=total,
         has_notes=any(row.note for row in worst),
@@ -92,9 +97,59 @@ def render_html(
         loading=facts.loading(manifest) if manifest.get("base") and forms.after(names) else "",
         limits=facts.limits(summary, manifest),
         glossary=facts.GLOSSARY,
+    )
+
+
+def render_interference(rows: pd.DataFrame, manifest: dict[str, Any]) -> str:
+    """The page of several adapters on several forget sets; `rows` and `manifest` as for write.interference."""
+    owner = interference.owners(manifest)
+    found = interference.matrix(rows)
+    told = interference.findings(rows, owner)
+    title = "Every combination of adapters"
+    caption = (
+        "A line is a combination of adapters, a filled circle one that is on. The darker a cell, the more of that"
+        " forget set is recited, and the higher its mean memorization accuracy."
+    )
+    drawing = images.svg(figures.interference_figure(rows), "interference", f"{title}. {caption}")
+    return _page(
+        "interference.html.j2",
+        manifest,
+        script="",
+        headline="Which adapters silence which texts",
+        subject=f"{clean(facts.base_name(manifest))}, {plural(len(found.adapters), 'adapter')},"
+        f" {plural(len(found.sets), 'forget set')}",
+        findings=told,
+        picture=Picture(title, drawing, caption),
+        tables=interference.heat_rows(rows, owner),
+        sets=[clean(name) for name in found.sets],
+        owned=bool(owner),
+        made=[
+            *((f"adapter for {clean(name)}", clean(adapter)) for name, adapter in owner.items()),
+            *facts.made({key: value for key, value in manifest.items() if key != "adapters"}),
+        ],
+        limits=[*facts.ERASURE, *facts.limits({}, manifest)],
+    )
+
+
+def _page(template: str, manifest: dict[str, Any], script: str, **parts: Any) -> str:
+    """A page in the one style: everything escaped, no script but the one given allowed to run."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["typeset"] = typeset
+    return environment.get_template(template).render(
+        base_name=clean(facts.base_name(manifest)),
+        created=clean(manifest.get("created") or "")[:10],
+        package=" ".join(clean(value) for value in (manifest.get("package") or {"name": "adapter-unlearn"}).values()),
+        title=forms.title,
         style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
+        script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **parts,
     )
 
 
@@ -124,10 +179,10 @@ def _subject(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
 def _tiles(summary: dict[str, Any]) -> list[Tile]:
     """Recitation and memorization, general ability and neighbourhood, for the first form after the base."""
     measured = summary.get("forms") or {}
-    base = measured.get(forms.BASE) or {}
     form = next(iter(forms.after(measured)), None)
+    base = forms.before(summary, form or forms.BASE)
     now = (measured.get(form) if form else None) or {}
-    unseen = number(base.get("reference_memorization_accuracy_mean"))
+    unseen = number((measured.get(forms.BASE) or {}).get("reference_memorization_accuracy_mean"))
     total = plural((base or now).get("n_sequences"), "sequence")
 
     def pair(key: str, show: Callable[[Any], str]) -> tuple[str, str]:
@@ -146,7 +201,7 @@ def _tiles(summary: dict[str, Any]) -> list[Tile]:
         change = percent(relative_change(base.get(key), now.get(key)))
         tiles.append(Tile(label, "", change, "not measured" if change == DASH else f"change of perplexity, {texts}"))
     if len(forms.after(measured)) > 1:
-        tiles = [replace(tile, label=f"{tile.label} ({clean(form)})") for tile in tiles]
+        tiles = [replace(tile, label=f"{tile.label} ({forms.title(form or '')})") for tile in tiles]
     return tiles
 
 
@@ -156,10 +211,14 @@ def _pictures(
     summary: dict[str, Any],
     train_log: list[dict[str, Any]],
     manifest: dict[str, Any],
+    scales: Sequence[dict[str, Any]],
+    deltas: pd.DataFrame | None,
 ) -> list[Picture]:
-    outcome = manifest.get("outcome") or {}
-    kept = number(outcome.get("kept_epoch"))
-    drawn = figures.all_figures(sequences, reference, summary, train_log, None if kept is None else int(kept))
+    kept = number((manifest.get("outcome") or {}).get("kept_epoch"))
+    chosen = facts.chosen_scale(manifest)
+    drawn = figures.all_figures(
+        sequences, reference, summary, train_log, None if kept is None else int(kept), scales, chosen, deltas
+    )
     several = len(forms.after(sequences["form"])) > 1
     pictures = []
     for name, figure in drawn.items():
@@ -171,17 +230,56 @@ def _pictures(
             )
         elif name == "epochs":
             title = "The run, epoch by epoch"
-            caption = "Selected: the sequences trained on in that epoch. " + clean(outcome.get("stopped_because") or "")
+            caption = _epochs_caption(train_log, manifest)
+        elif name == "scales":
+            title = "The adapter at other scales"
+            caption = _scales_caption(scales, chosen)
+        elif name == "deltas":
+            title = "What arrives in the weights"
+            caption = (
+                "For each module, the size of the adapter’s delta relative to the weights it is added to, and the share"
+                " of the delta that arrives in each form (its projection): at 1 all of it, at 0 the unlearning is"
+                " rounded away."
+            )
         else:
             form = name.removeprefix("memorization_")
             title = (
                 "Every sequence"
                 + (", before and after" if form != forms.BASE else "")
-                + (f" ({form})" if several else "")
+                + (f" ({forms.title(form)})" if several else "")
             )
             caption = _sequences_caption(sequences, reference, summary, form)
         pictures.append(Picture(title, images.svg(figure, name, f"{title}. {caption}"), caption))
     return pictures
+
+
+def _epochs_caption(train_log: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
+    """What is drawn, which stages follow on one another, and why each of them ended."""
+    caption = "Selected: the sequences trained on in that epoch."
+    spans = figures.stage_spans(train_log)
+    if len(spans) > 1:
+        named = [
+            f"{name} (epoch{f's {first} to' if first < last else ''} {last}"
+            + (", at the scale that was chosen)" if name == "scale search" else ")")
+            for name, first, last in spans
+        ]
+        caption += f" A line divides the stages: {', then '.join(named)}."
+        for part in (manifest.get("stages") or [])[:-1]:
+            caption += f" How {clean(part.get('stage') or 'a stage')} ended: {clean(part.get('ended') or '')}"
+    return f"{caption} {clean((manifest.get('outcome') or {}).get('stopped_because') or '')}".strip()
+
+
+def _scales_caption(scales: Sequence[dict[str, Any]], chosen: float | None) -> str:
+    caption = (
+        "The finished adapter, multiplied by a factor and measured; nothing is trained for it. At 0 the model is as it"
+        " was before this adapter."
+    )
+    past = sum(1 for record in scales if record.get("within_budget") is False)
+    if past:
+        caption += f" Hollow: {plural(past, 'scale')} past the perplexity budget."
+    if chosen is not None:
+        caption += f" Chosen: {factor(chosen)}, for the fewest outliers within the budget."
+    return caption
 
 
 def _sequences_caption(sequences: pd.DataFrame, reference: pd.DataFrame, summary: dict[str, Any], form: str) -> str:
@@ -190,6 +288,9 @@ def _sequences_caption(sequences: pd.DataFrame, reference: pd.DataFrame, summary
     band = forms.reference_band(reference) or forms.summary_band(summary)
     if band:
         caption += f" Shaded: {accuracy(band[0])} to {accuracy(band[1])}, where 90 % of never-seen text lies."
+    own = ((summary.get("forms") or {}).get(form) or {}).get("before")
+    if own and own.get("loaded_as"):
+        caption += f" Before: the base as it was first loaded, and not in {clean(own['loaded_as'])} like this form."
     missing = int(sequences.loc[sequences["form"] == form, "memorization_accuracy"].isna().sum())
     if missing:
         caption += (
@@ -207,7 +308,7 @@ def _never_seen(reference: pd.DataFrame, names: list[str]) -> list[tuple[str, li
     lines = []
     for label, how in (("never seen, mean", "mean"), ("never seen, highest", "max")):
         cells = []
-        for measure, _, show in rows.MEASURES:
+        for measure, _, show in table.MEASURES:
             for form in names:
                 found = forms.values(reference, form, measure)
                 if measure == "extractable":

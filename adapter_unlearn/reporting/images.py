@@ -24,6 +24,9 @@ _VARIABLES = {
     figures.AFTER: "--after",
     figures.UNSEEN: "--unseen",
     figures.BAND: "--band",
+    figures.GREEN: "--green",
+    figures.PURPLE: "--purple",
+    figures.OCHRE: "--ochre",
 }
 
 
@@ -55,7 +58,8 @@ def svg(figure: Figure, name: str, description: str) -> Markup:
 def _lighter(drawing: str) -> str:
     """The same drawing in half the bytes: no font names, two decimals, the style of equal dots said once."""
     drawing = drawing.replace("font-family: 'DejaVu Sans'; ", "")
-    drawing = re.sub(r"(\d\.\d\d)\d+", r"\1", drawing)
+    # in the tags only: a figure's text must keep its digits
+    drawing = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), drawing)
     return re.sub(r"<g((?: [^>]*)?)>((?:\s*<use [^>]*/>)+)\s*</g>", _one_style, drawing)
 
 

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapter_unlearn.reporting import forms
-from adapter_unlearn.reporting.formatting import accuracy, count, decimal, percent, relative_change
+from adapter_unlearn.reporting.formatting import (
+    accuracy,
+    clean,
+    count,
+    decimal,
+    number,
+    percent,
+    ratio,
+    relative_change,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,12 @@ REFERENCE = (
     Measure("membership_auc_memorization_accuracy", "membership AUC by accuracy", accuracy),
     Measure("membership_auc_loss", "membership AUC by loss", accuracy),
 )
-ALL = MEMORIZATION + PERPLEXITIES + REFERENCE
+DELTA = (
+    Measure("delta.relative_size", "delta: size, relative to the weights'", ratio),
+    Measure("delta.projection", "delta: share that arrives (projection)", ratio),
+    Measure("delta.relative_error", "delta: error, relative to its size", ratio),
+)
+ALL = MEMORIZATION + PERPLEXITIES + REFERENCE + DELTA
 
 
 def look_up(figures: dict[str, Any], key: str) -> Any:
@@ -74,19 +88,40 @@ def rows(summary: dict[str, Any], measures: tuple[Measure, ...] = ALL) -> list[t
     measured = {
         form: (summary.get("forms") or {}).get(form) or {} for form in forms.ordered(summary.get("forms") or {})
     }
-    base = measured.get(forms.BASE, {})
     table = []
     for measure in measures:
         found = {form: look_up(figures, measure.key) for form, figures in measured.items()}
         if all(value is None for value in found.values()):
             continue
-        before = look_up(base, measure.key)
         cells = {}
         for form, value in found.items():
+            before = look_up(forms.before(summary, form), measure.key)
             change = relative_change(before, value) if measure.with_change and form != forms.BASE else None
             cells[form] = Cell(measure.show(value), "" if change is None else percent(change))
         table.append((measure, cells))
     return table
+
+
+def comparison_lines(summary: dict[str, Any]) -> list[str]:
+    """Which forms' changes are not against the column of the base, and what they are against; mostly none."""
+    apart: dict[tuple[str, str], list[str]] = {}
+    for form, figures in (summary.get("forms") or {}).items():
+        own = (figures or {}).get("before")
+        if own:
+            loaded = clean(own.get("loaded_as") or "as the form is deployed")
+            apart.setdefault((loaded, _base_figures(own)), []).append(form)
+    return [
+        f"changes of {' and '.join(map(forms.title, forms.ordered(names)))} are against the base in {loaded}{told}"
+        for (loaded, told), names in apart.items()
+    ]
+
+
+def _base_figures(own: dict[str, Any]) -> str:
+    texts = {"holdout_perplexity": "general text", "reference_perplexity": "never-seen text"}
+    perplexities = [f"{decimal(own[key])} on {on}" for key, on in texts.items() if number(own.get(key)) is not None]
+    told = [f"{count(own['extractable'])} recited"] if number(own.get("extractable")) is not None else []
+    told += [f"perplexity {' and '.join(perplexities)}"] if perplexities else []
+    return f" ({', '.join(told)})" if told else ""
 
 
 def bounds_line(summary: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Tables for the terminal, at home in 80 columns and as plain text: ids and figures only, never a word of the texts."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,11 +10,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from adapter_unlearn.reporting import forms, measures
+from adapter_unlearn.reporting import forms, interference, measures
 from adapter_unlearn.reporting.formatting import DASH, accuracy, clean, count, number, shorten, yes_no
 from adapter_unlearn.reporting.verdict import Check
 
 ID_WIDTH = 24
+NAME_WIDTH = 14
 _MARKS = {"pass": "green", "fail": "bold red", "unknown": "yellow"}
 
 
@@ -80,7 +82,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim", pad_edge=False)
     table.add_column(_population(summary), ratio=1)
     for name in names:
-        table.add_column(Text(clean(name)), justify="right", no_wrap=True)
+        heading = forms.title(name).replace(" ", "\n")  # a long name would leave the labels no room
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     previous = None
     for measure, cells in measures.rows(summary):
         group = next(i for i, rows in enumerate(_GROUPS) if measure in rows)
@@ -88,11 +91,25 @@ def summary_table(summary: dict[str, Any]) -> Table:
             table.add_section()
         previous = group
         table.add_row(measure.label, *(_stacked(cells[name], len(names)) for name in names))
-    table.caption = measures.bounds_line(summary)
+    table.caption = "\n".join(filter(None, [measures.bounds_line(summary), *measures.comparison_lines(summary)]))
     return table
 
 
-_GROUPS = (measures.MEMORIZATION, measures.PERPLEXITIES, measures.REFERENCE)
+def interference_table(rows: pd.DataFrame, sets: Sequence[str]) -> Table:
+    """A line a combination of adapters: how many sequences of each of some forget sets are recited, and the mean MA."""
+    found = interference.matrix(rows)
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim", pad_edge=False)
+    table.add_column("adapters that are on", ratio=1, overflow="fold")
+    for name in sets:
+        table.add_column(Text(shorten(clean(name), NAME_WIDTH)), justify="right", no_wrap=True)
+    for i, subset in enumerate(found.subsets):
+        cells = [f"{count(found.extractable.at[i, name])}  {accuracy(found.accuracy.at[i, name])}" for name in sets]
+        table.add_row(Text(found.name(subset)), *cells)
+    table.caption = "per forget set: sequences recited word for word, and mean memorization accuracy"
+    return table
+
+
+_GROUPS = (measures.MEMORIZATION, measures.PERPLEXITIES, measures.REFERENCE, measures.DELTA)
 
 
 def _stacked(cell: measures.Cell, n_forms: int) -> str:
@@ -116,11 +133,11 @@ def verdict_table(checks: list[Check]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
     table.add_column(no_wrap=True)
     if several:
-        table.add_column(no_wrap=True)
+        table.add_column(max_width=len("requantized"), overflow="fold")
     table.add_column(ratio=1)
     previous = None
     for check in checks:
-        form = [Text(clean(check.form) if check.form != previous else "", style="dim")] if several else []
+        form = [Text(forms.title(check.form) if check.form != previous else "", style="dim")] if several else []
         table.add_row(Text(check.outcome, style=_MARKS[check.outcome]), *form, Text(clean(check.sentence)))
         previous = check.form
     return table

@@ -10,9 +10,12 @@ import pandas as pd
 from rich.console import Console
 
 from adapter_unlearn import run_folder
-from adapter_unlearn.reporting.formatting import size
-from adapter_unlearn.reporting.tables import proof_table, summary_table, verdict_table
+from adapter_unlearn.reporting import interference
+from adapter_unlearn.reporting.formatting import clean, size
+from adapter_unlearn.reporting.tables import interference_table, proof_table, summary_table, verdict_table
 from adapter_unlearn.reporting.verdict import verdict
+
+_SETS_ACROSS = 3  # forget sets that fit side by side in 80 columns
 
 
 def show_run(folder: Path, demo: bool = False) -> None:
@@ -46,6 +49,20 @@ def show_report(sequences: pd.DataFrame, reference: pd.DataFrame, summary: dict[
     console.print(proof_table(sequences, reference, max_rows=max_rows))
     console.print(summary_table(summary))
     console.print(verdict_table(verdict(summary)))
+    console.print()
+
+
+def show_interference(rows: pd.DataFrame) -> None:
+    """Several adapters on several forget sets, and every case in which one more adapter brings recitation back."""
+    console = _console()
+    found = interference.matrix(rows)
+    for first in range(0, len(found.sets), _SETS_ACROSS):
+        console.print(interference_table(rows, found.sets[first : first + _SETS_ACROSS]))
+    for case in interference.wakes(rows):
+        on = f"{case.adapters} on" if case.adapters else "none on"
+        console.print(
+            clean(f"{case.set}: with {on}, adding {case.added} takes it from {case.before} to {case.after} recited")
+        )
     console.print()
 
 

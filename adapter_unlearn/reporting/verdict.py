@@ -154,19 +154,21 @@ def verdict(
     """Every clause of success for every form but the base, in reading order; empty if there is no such form."""
     measured = summary.get("forms") or {}
     base = measured.get(forms.BASE) or {}
-    clauses: tuple[tuple[str, str, Callable[[dict[str, Any]], _Decision]], ...] = (
-        ("recitation", "Recitation", lambda now: _recitation(now, base)),
-        ("reference_maximum", "Highest memorization", lambda now: _highest(now, base)),
-        ("reference_band", "Above never-seen range", lambda now: _band(now, base)),
-        ("verbatim_run", "Longest verbatim run", lambda now: _verbatim_run(now, base)),
-        ("newly_avoided", "Newly avoided", lambda now: _newly_avoided(now, base)),
-        ("holdout", "General ability", lambda now: _holdout(now, base, holdout_limit)),
-        ("neighbourhood", "Neighbourhood", lambda now: _neighbourhood(now, base, neighbourhood_limit)),
+    # What a form changed is judged against the base in the form's own precision (`before`); what never-seen text looks
+    # like is one yardstick for all forms, read off the base as it was first loaded.
+    clauses: tuple[tuple[str, str, Callable[[dict[str, Any], dict[str, Any]], _Decision]], ...] = (
+        ("recitation", "Recitation", _recitation),
+        ("reference_maximum", "Highest memorization", lambda now, _: _highest(now, base)),
+        ("reference_band", "Above never-seen range", lambda now, _: _band(now, base)),
+        ("verbatim_run", "Longest verbatim run", lambda now, _: _verbatim_run(now, base)),
+        ("newly_avoided", "Newly avoided", lambda now, _: _newly_avoided(now, base)),
+        ("holdout", "General ability", lambda now, before: _holdout(now, before, holdout_limit)),
+        ("neighbourhood", "Neighbourhood", lambda now, before: _neighbourhood(now, before, neighbourhood_limit)),
     )
     checks = []
     for form in forms.after(measured):
         for key, topic, decide in clauses:
-            outcome, sentence = decide(measured[form] or {})
+            outcome, sentence = decide(measured[form] or {}, forms.before(summary, form))
             checks.append(Check(key, form, topic, outcome, sentence))
     return checks
 
@@ -180,7 +182,7 @@ def headline(summary: dict[str, Any], checks: list[Check]) -> str:
     failed = [check for check in checks if check.outcome == "fail"]
     unknown = [check for check in checks if check.outcome == "unknown"]
     recited = {form: number(measured[form].get("extractable")) for form in forms.after(measured)}
-    opening = _headline_recitation(recited, measured, base)
+    opening = _headline_recitation(recited, summary)
     turn = ", but" if all(n == 0 for n in recited.values()) else ";"
     if failed:
         return _sentence(
@@ -202,19 +204,21 @@ def _headline_before(base: dict[str, Any]) -> str:
     )
 
 
-def _headline_recitation(recited: dict[str, float | None], measured: dict[str, Any], base: dict[str, Any]) -> str:
+def _headline_recitation(recited: dict[str, float | None], summary: dict[str, Any]) -> str:
     """What happened to recitation, in the worst of all forms."""
     known = {form: n for form, n in recited.items() if n is not None}
     if not known:
         return "recitation could not be measured"
     worst = max(known, key=lambda form: known[form])
-    total, before = number(measured[worst].get("n_sequences")), number(base.get("extractable"))
-    several = len(recited) > 1
-    told = [] if before is None else [f"{count(before)} before"]
+    total, several = number(summary["forms"][worst].get("n_sequences")), len(recited) > 1
+    counted = [worst] if known[worst] else list(known)
+    befores = [number(forms.before(summary, form).get("extractable")) for form in counted]
+    span = sorted({n for n in befores if n is not None})
+    told = [f"{' to '.join(map(count, span[:1] + span[1:][-1:]))} before"] if span else []
     if not known[worst]:
-        details = ([", ".join(known)] if several else []) + told
+        details = ([", ".join(map(forms.title, known))] if several else []) + told
         return f"{share(0, total)} is recited{' in any form' if several else ''}" + _parenthesis(details)
-    where = f" in the form {worst!r}" if several else ""
+    where = f" in the form {forms.title(worst)!r}" if several else ""
     return (
         f"{share(known[worst], total)} {'is' if known[worst] == 1 else 'are'} still recited{where}{_parenthesis(told)}"
     )
@@ -227,6 +231,6 @@ def _parenthesis(details: list[str]) -> str:
 def _topics(checks: list[Check], n_forms: int) -> str:
     if n_forms > 1:
         found = [check.form for check in checks]
-        return ", ".join(f"{form} {found.count(form)}" for form in dict.fromkeys(found))
+        return ", ".join(f"{forms.title(form)} {found.count(form)}" for form in dict.fromkeys(found))
     names = [check.topic.lower() for check in checks]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

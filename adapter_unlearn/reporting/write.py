@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapter_unlearn import run_folder
-from adapter_unlearn.reporting import figures, images
+from adapter_unlearn.reporting import facts, figures, images
+from adapter_unlearn.reporting import interference as matrix
 from adapter_unlearn.reporting.card import model_card
-from adapter_unlearn.reporting.html import render_html
+from adapter_unlearn.reporting.html import render_html, render_interference
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from adapter_unlearn.evaluation.report import Report
 
 
@@ -19,16 +23,29 @@ def results(
     found: Report,
     train_log: list[dict[str, Any]],
     manifest: dict[str, Any],
-    scales: list[dict[str, Any]] | None = None,
+    scales: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """summary.json, sequences.parquet, reference.parquet, figures/ and report.html."""
+    """summary.json, sequences.parquet, reference.parquet, deltas.parquet, figures/ and report.html.
+
+    Args:
+        folder: where they go; it is there.
+        found: what was measured.
+        train_log: a record an epoch; may be empty.
+        manifest: of the run or the evaluation.
+        scales: a record a scale, where a scale was searched.
+    """
     run_folder.write_json(folder / "summary.json", found.summary)
     found.sequences.to_parquet(folder / "sequences.parquet", index=False)
     if len(found.reference):
         found.reference.to_parquet(folder / "reference.parquet", index=False)
+    if len(found.deltas):
+        found.deltas.to_parquet(folder / "deltas.parquet", index=False)
     (folder / "figures").mkdir()
     kept = manifest.get("outcome", {}).get("kept_epoch")
-    drawn = figures.all_figures(found.sequences, found.reference, found.summary, train_log, kept)
+    chosen = facts.chosen_scale(manifest)
+    drawn = figures.all_figures(
+        found.sequences, found.reference, found.summary, train_log, kept, scales, chosen, found.deltas
+    )
     for name, figure in drawn.items():
         (folder / "figures" / f"{name}.png").write_bytes(images.png(figure))
     page = render_html(
@@ -37,8 +54,28 @@ def results(
         summary=found.summary,
         train_log=train_log,
         manifest=manifest,
+        scales=scales,
+        deltas=found.deltas,
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def interference(folder: Path, rows: pd.DataFrame, manifest: dict[str, Any]) -> None:
+    """interference.parquet, interference.json, figures/interference.png and report.html.
+
+    Args:
+        folder: where they go; it is there.
+        rows: a row a (subset of adapters, forget set), with the columns adapters (names joined by " + ", "" for none),
+            n_adapters, set, n_sequences, extractable, memorization_accuracy_mean, memorization_accuracy_max,
+            longest_verbatim_run_max, loss_mean.
+        manifest: what was measured; its lists `adapters` and `sets` hold the names in their order. Where they are of
+            equal length, each adapter is the one made for the set in its place.
+    """
+    rows.to_parquet(folder / "interference.parquet", index=False)
+    run_folder.write_json(folder / "interference.json", matrix.as_json(rows, manifest))
+    (folder / "figures").mkdir()
+    (folder / "figures" / "interference.png").write_bytes(images.png(figures.interference_figure(rows)))
+    (folder / "report.html").write_text(render_interference(rows, manifest), encoding="utf-8")
 
 
 def card(folder: Path, summary: dict[str, Any], manifest: dict[str, Any]) -> None:
