@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from adapter_unlearn.models import load_base
     from adapter_unlearn.pipeline import evaluate, unlearn
     from adapter_unlearn.recipe import Recipe, load_recipe
+    from adapter_unlearn.rounding import survival
     from adapter_unlearn.scoring import score
 
 __version__ = "0.1.0.dev0"
@@ -35,6 +36,7 @@ __all__ = [
     "merge",
     "negate",
     "score",
+    "survival",
     "unlearn",
 ]
 
@@ -56,6 +58,7 @@ _ROOMS = {
     "merge": "merging",
     "negate": "arithmetic",
     "score": "scoring",
+    "survival": "rounding",
     "unlearn": "pipeline",
 }
 

@@ -151,6 +151,19 @@ def skeleton(config: Any, name: str, trust_remote_code: bool = False) -> PreTrai
     return model
 
 
+def quantized_modules(config: Any, name: str, quantization: str, trust_remote_code: bool = False) -> set[str]:
+    """The modules whose weights this quantization replaces, as transformers chooses them; not the output layer."""
+    from transformers.quantizers import AutoHfQuantizer
+
+    model: Any = skeleton(config, name, trust_remote_code)
+    if quantization == "none":
+        return set()
+    quantizer = AutoHfQuantizer.from_config(quantization_config(quantization, "float32"), pre_quantized=False)
+    before = {name: type(module) for name, module in model.named_modules()}
+    quantizer.preprocess_model(model, device_map={"": "cpu"})
+    return {name for name, module in model.named_modules() if type(module) is not before[name]}
+
+
 def load_tokenizer(
     name: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase | None:
