@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from adapter_unlearn.evaluation.report import Report
     from adapter_unlearn.merging import merge
     from adapter_unlearn.models import load_base
-    from adapter_unlearn.pipeline import evaluate, unlearn
+    from adapter_unlearn.pipeline import evaluate, evaluate_interference, negate_searched, unlearn
     from adapter_unlearn.recipe import Recipe, load_recipe
     from adapter_unlearn.rounding import survival
     from adapter_unlearn.scoring import score
@@ -30,11 +30,13 @@ __all__ = [
     "combine",
     "compress",
     "evaluate",
+    "evaluate_interference",
     "load_base",
     "load_recipe",
     "load_sequences",
     "merge",
     "negate",
+    "negate_searched",
     "score",
     "survival",
     "unlearn",
@@ -52,11 +54,13 @@ _ROOMS = {
     "combine": "arithmetic",
     "compress": "arithmetic",
     "evaluate": "pipeline",
+    "evaluate_interference": "pipeline",
     "load_base": "models",
     "load_recipe": "recipe",
     "load_sequences": "data",
     "merge": "merging",
     "negate": "arithmetic",
+    "negate_searched": "pipeline",
     "score": "scoring",
     "survival": "rounding",
     "unlearn": "pipeline",

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonargparse
 
@@ -122,13 +122,14 @@ def _add_output(parser: jsonargparse.ArgumentParser, default: str | None = None,
     parser.add_argument("--overwrite", action="store_true", help="replace a run that stands there")
 
 
-def _add_model(parser: jsonargparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", type=str, required=True, help="folder or hub id of the base; embedded:model is shipped"
-    )
-    parser.add_argument(
-        "--forget", nargs="+", required=True, help="the texts: jsonl, csv, parquet, txt, npy, or a hub id"
-    )
+def _add_force(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="go on where an adapter was made for another base")
+
+
+def _add_model(parser: jsonargparse.ArgumentParser, required: bool = True) -> None:
+    needed: dict[str, Any] = {"required": True} if required else {"default": None}
+    parser.add_argument("--model", type=str, **needed, help="folder or hub id of the base; embedded:model is shipped")
+    parser.add_argument("--forget", nargs="+", **needed, help="the texts: jsonl, csv, parquet, txt, npy, or a hub id")
     parser.add_argument("--quantization", choices=["nf4", "int8", "none"], default="nf4")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--max_tokens", type=int, default=200, help="longer texts become windows")
@@ -148,23 +149,29 @@ def _demo(call: Any) -> None:
 
 def _add_unlearn(parser: jsonargparse.ArgumentParser) -> None:
     recipe.add_recipe_arguments(parser)
-    parser.epilog = "--overwrite replaces a run that stands in output_dir"
+    parser.epilog = (
+        "--overwrite replaces a run that stands in output_dir; --force goes on where model.adapter was made for "
+        "another base"
+    )
 
 
 def _unlearn(call: Any) -> None:
     parser, words = call
-    overwrite = "--overwrite" in words  # a flag of this verb, not a recipe's key: no file may set it
-    words = [word for word in words if word != "--overwrite"]
-    _unlearn_and_show(recipe.parse_recipe(parser, words), overwrite, demo=False)
+    overwrite, force = (
+        "--overwrite" in words,
+        "--force" in words,
+    )  # of this verb, no recipe's keys: no file may set them
+    words = [word for word in words if word not in ("--overwrite", "--force")]
+    _unlearn_and_show(recipe.parse_recipe(parser, words), overwrite, force)
 
 
-def _unlearn_and_show(run: recipe.Recipe, overwrite: bool, demo: bool) -> None:
+def _unlearn_and_show(run: recipe.Recipe, overwrite: bool, force: bool = False, demo: bool = False) -> None:
     from accelerate import PartialState
 
     from adapter_unlearn import pipeline
     from adapter_unlearn.reporting import terminal
 
-    folder = pipeline.unlearn(run, overwrite=overwrite)
+    folder = pipeline.unlearn(run, overwrite=overwrite, force=force)
     state = PartialState()
     if state.is_main_process:
         terminal.show_run(folder, demo=demo)
@@ -174,6 +181,7 @@ def _unlearn_and_show(run: recipe.Recipe, overwrite: bool, demo: bool) -> None:
 def _add_score(parser: jsonargparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--adapter", nargs="+", default=[], help="adapter folders, stacked")
+    _add_force(parser)
     parser.add_argument("--metrics", nargs="+", default=None, help=METRIC_HELP)
     _add_output(parser)
 
@@ -202,10 +210,24 @@ def _add_evaluate(parser: jsonargparse.ArgumentParser) -> None:
         ("holdout", "general unseen text"),
     ]:
         parser.add_argument(f"--{name}", nargs="+", default=None, help=what)
-    parser.add_argument("--forms", nargs="+", choices=["stacked"], default=["stacked"], help="beside the base")
+    parser.add_argument(
+        "--forms", nargs="+", choices=get_args(recipe.Form), default=["stacked"],
+        help="beside the base: stacked; merged into the original weights; requantized after that, as the base is",
+    )  # fmt: skip
     parser.add_argument("--metrics", nargs="+", default=[], help=METRIC_HELP)
     parser.add_argument("--bounds", choices=["reference", "paper"], default="reference")
+    parser.add_argument(
+        "--matrix", action="store_true",
+        help="each --forget file is a set of its own: which combination of adapters silences which set",
+    )  # fmt: skip
+    _add_force(parser)
     _add_output(parser)
+
+
+MATRIX_FLAGS = (
+    "model", "adapter", "forget", "quantization", "dtype", "max_tokens", "prefix_tokens", "batch_size", "output_dir",
+    "overwrite", "force",
+)  # fmt: skip
 
 
 def _evaluate(call: Any) -> None:
@@ -215,22 +237,48 @@ def _evaluate(call: Any) -> None:
     from adapter_unlearn import pipeline
     from adapter_unlearn.reporting import terminal
 
-    found = pipeline.evaluate(**given)
+    if not given.pop("matrix"):
+        found = pipeline.evaluate(**given)
+        if PartialState().is_main_process:
+            terminal.show_report(found.sequences, found.reference, found.summary)
+        return
+    rows = pipeline.evaluate_interference(**{flag: given[flag] for flag in MATRIX_FLAGS})
     if PartialState().is_main_process:
-        terminal.show_report(found.sequences, found.reference, found.summary)
+        terminal.show_interference(rows)
 
 
 def _add_negate(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", type=str, required=True, help="folder of a PEFT LoRA adapter")
     parser.add_argument("--scale", type=float, default=-1.0, help="factor of its delta; -1 takes back what it learned")
+    parser.add_argument(
+        "--search", action="store_true", help="look for the best scale instead; needs --model and --forget"
+    )
+    _add_model(parser, required=False)
+    parser.add_argument("--validation", nargs="+", default=None, help="general unseen text, for the perplexity budget")
+    parser.add_argument("--reference", nargs="+", default=None, help="unseen texts of the forget set's kind")
+    parser.add_argument("--scales", nargs="+", type=float, default=None, help="where the search begins")
+    parser.add_argument("--max_perplexity_increase", type=float, default=0.05, help="the budget, a share")
+    _add_force(parser)
     _add_output(parser, required=True)
 
 
 def _negate(call: Any) -> None:
     given = _parse(call)
-    from adapter_unlearn import arithmetic
+    scale = given.pop("scale")
+    if not given.pop("search"):
+        from adapter_unlearn import arithmetic
 
-    print(f"wrote {arithmetic.negate(**given)}")
+        files = {key: given[key] for key in ("adapter", "output_dir", "overwrite")}
+        print(f"wrote {arithmetic.negate(scale=scale, **files)}")
+        return
+    if given["model"] is None or given["forget"] is None:
+        raise RecipeError("--search measures: it needs --model and --forget")
+    from adapter_unlearn import pipeline
+
+    if given["scales"] is None:
+        del given["scales"]
+    folder, best = pipeline.negate_searched(**given)
+    print(f"wrote {folder}, scaled by {best:g}; scale_search.jsonl and figures/scales.png show the others")
 
 
 def _add_combine(parser: jsonargparse.ArgumentParser) -> None:
@@ -246,6 +294,31 @@ def _combine(call: Any) -> None:
     from adapter_unlearn import arithmetic
 
     print(f"wrote {arithmetic.combine(**given)}; arithmetic.json states its relative error")
+
+
+def _add_merge(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=str, required=True, help="folder or hub id of the base, in its original weights"
+    )
+    parser.add_argument("--adapter", nargs="+", required=True, help="adapter folders; their deltas add up")
+    parser.add_argument(
+        "--quantization", choices=["nf4", "int8", "none"], default="none", help="after merging, never before"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float16", "float32"],
+        default=None,
+        help="of the weights; the base's own unless told",
+    )
+    _add_force(parser)
+    _add_output(parser, required=True)
+
+
+def _merge(call: Any) -> None:
+    given = _parse(call)
+    from adapter_unlearn import merging
+
+    print(f"wrote {merging.merge(**given)}; a plain transformers model, arithmetic.json says what it was made from")
 
 
 def _add_recipes(parser: jsonargparse.ArgumentParser) -> None:
@@ -271,7 +344,8 @@ VERBS: dict[str, Verb] = {
     "score": Verb("measure how far each text of a file is memorized", _add_score, _score),
     "unlearn": Verb("train an unlearning adapter by a recipe, and prove it", _add_unlearn, _unlearn),
     "evaluate": Verb("measure a base with adapters on it, side by side", _add_evaluate, _evaluate),
-    "negate": Verb("multiply an adapter's delta by a number, -1 unless told", _add_negate, _negate),
+    "negate": Verb("multiply an adapter's delta by a number, -1 unless told or searched", _add_negate, _negate),
     "combine": Verb("add adapters exactly, with weights", _add_combine, _combine),
+    "merge": Verb("write the base with adapters merged into its original weights", _add_merge, _merge),
     "recipes": Verb("list the shipped recipes, or copy one", _add_recipes, _recipes),
 }

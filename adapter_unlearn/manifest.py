@@ -80,17 +80,37 @@ def of_evaluation(
     }
 
 
+def of_interference(
+    base: dict[str, Any],
+    names: Sequence[str],
+    adapters: Sequence[str | Path],
+    set_names: Sequence[str],
+    sets: Sequence[tuple[Sets, list[str]]],
+) -> dict[str, Any]:
+    """The manifest of a matrix of adapters and forget sets."""
+    return _made() | {
+        "base": base,
+        "adapters": list(names),
+        "adapter_fingerprints": [run_folder.fingerprint(path) for path in adapters],
+        "sets": list(set_names),
+        "n_sequences": [len(given.forget) for given, _ in sets],
+        "notes": [note for _, notes in sets for note in notes],
+    }
+
+
 def _common(run: Recipe, base: dict[str, Any], sets: Sets, notes: list[str], bounds: Bounds) -> dict[str, Any]:
     counts = {
         name: {"n_sequences": len(sequences), "n_documents": len(set(sequences["document"]))}
         for name, sequences in sets.given().items()
     }
+    return _made() | {"base": base, "bounds": asdict(bounds), "data": counts | {"notes": notes}}
+
+
+def _made() -> dict[str, Any]:
+    """By what and when."""
     return {
         "package": {"name": "adapter-unlearn", "version": adapter_unlearn.__version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "base": base,
-        "bounds": asdict(bounds),
-        "data": counts | {"notes": notes},
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES},
     }
 

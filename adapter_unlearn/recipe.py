@@ -22,6 +22,7 @@ from adapter_unlearn.errors import RecipeError
 
 Source = str | list[str]
 Level = float | Literal["reference"] | None
+Form = Literal["stacked", "merged", "requantized", "requantized_nf4", "requantized_int8"]
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,15 @@ class Evaluation:
     """What is measured before and after.
 
     Args:
-        forms: deployment forms to evaluate beside the base.
+        forms: deployment forms to evaluate beside the base: stacked; merged (the delta added to the original weights);
+            requantized (merged, then quantized as the base is, or as the form's name says).
         metrics: rows of the metrics table, one number a sequence each.
         bounds: what makes an outlier: `reference` (the 5 % and 95 % quantiles of the reference set; `paper` where there
             is none) or `paper` (0.15 and 0.60).
         batch_size: sequences in one forward.
     """
 
-    forms: list[Literal["stacked"]] = field(default_factory=lambda: ["stacked"])
+    forms: list[Form] = field(default_factory=lambda: ["stacked"])
     metrics: list[str] = field(
         default_factory=lambda: [
             "memorization_accuracy",

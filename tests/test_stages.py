@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from conftest import as_sequences, random_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter_unlearn import RecipeError, load_base, models, score, scoring
+from adapter_unlearn import RecipeError, load_base, models, negate_searched, score, scoring
 from adapter_unlearn.memorization.outliers import PAPER
 from adapter_unlearn.recipe import Training
 from adapter_unlearn.unlearning import loop, methods, scale_search, stages, stopping
@@ -178,3 +179,25 @@ def test_scales_that_are_no_numbers(scales):
 def test_bad_parameters(method, named):
     with pytest.raises(RecipeError, match=named):
         methods.resolve(method)
+
+
+def test_negate_search_ships_the_best_scale_with_its_curve(problem, memorizers, write_rows, tmp_path):
+    """The memorizing adapter of a TA run, scaled again by search: the figures are those of the files."""
+    model, task = problem()
+    run(model, task, {"name": "ta", "scale": -1.0}, tmp_path, stopping.Goal(mean_below=0.7))
+    files = {
+        "forget": write_rows("forget.jsonl", random_rows(0)),
+        "validation": write_rows("validation.jsonl", random_rows(7)),
+    }
+    searched, best = negate_searched(
+        tmp_path / "part_0", tmp_path / "searched", str(memorizers("llama")),
+        dtype="float32", max_perplexity_increase=0.3, **files,
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (searched / "scale_search.jsonl").read_text().splitlines()]
+    allowed = [row for row in rows if row["within_budget"]]
+    chosen = min(allowed, key=stopping.merit)
+    assert chosen["scale"] == best < 0 and (searched / "figures" / "scales.png").stat().st_size > 1000
+    base = load_base(str(memorizers("llama")), "nf4", "float32")
+    found = score(models.stack(base, [searched]), task.forget)
+    assert found["memorization_accuracy"].mean() == pytest.approx(chosen["memorization_accuracy_mean"], abs=0.02)
+    assert json.loads((searched / "arithmetic.json").read_text())["scale"] == best

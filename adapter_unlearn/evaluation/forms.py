@@ -1,12 +1,17 @@
-"""Measure a model in the forms in which it may be deployed: its base, and with adapters stacked on it."""
+"""Measure a model in the forms in which it may be deployed: stacked, merged, and merged and quantized again.
+
+`stacked` is measured on the model at hand. The others are made: the adapters are merged into the original weights, in
+full precision, and what is measured is that folder, loaded as a user would load it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from adapter_unlearn import models, scoring
+from adapter_unlearn import models, rounding, scoring
 from adapter_unlearn.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
 
+    from adapter_unlearn.models import Quantization
+    from adapter_unlearn.recipe import Form, Model
     from adapter_unlearn.sets import Sets
 
 NEEDED = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
@@ -30,12 +37,19 @@ class Measurement:
         forget: the forget set's scores, a row a sequence.
         reference: the same for the reference set, or None.
         perplexities: name of a set -> its perplexity, over the whole set.
+        before: the base in this form's precision, where that is not the run's: quantization alone changes perplexity,
+            and nobody should take that for the adapter's doing.
+        loaded_as: dtype and quantization in words.
+        deltas: what of the adapters' deltas arrives in this form's weights, a row a module (see rounding.survival).
     """
 
     form: str
     forget: pd.DataFrame
     reference: pd.DataFrame | None
     perplexities: dict[str, float]
+    before: Measurement | None = None
+    loaded_as: str = ""
+    deltas: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -86,3 +100,59 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
         if name != "forget"
     }
     return Measurement(form, frames["forget"], frames.get("reference"), perplexities)
+
+
+def needs_merging(forms: Sequence[Form]) -> list[Form]:
+    """Those of the forms that are measured on merged weights."""
+    return [form for form in forms if form != "stacked"]
+
+
+def quantization_of(form: Form, stacked: Quantization) -> Quantization:
+    """How a form's weights are loaded; `requantized` as the stacked base is, in nf4 where that is not quantized."""
+    if form == "merged":
+        return "none"
+    if form == "requantized":
+        return "nf4" if stacked == "none" else stacked
+    return "nf4" if form == "requantized_nf4" else "int8"
+
+
+def measure_merged(
+    base: Model,
+    adapters: Sequence[str | Path],
+    forms: Sequence[Form],
+    merged: Path,
+    stacked: Measurement,
+    how: Measuring,
+) -> list[Measurement]:
+    """Measure the forms that are made from merged weights.
+
+    Args:
+        base: the model as the recipe names it; its `adapter`, if it carries one, is part of what is unlearned from.
+        adapters: those that were merged, without the one that is carried.
+        forms: merged, requantized, …
+        merged: folder of the base with all adapters merged into it.
+        stacked: the base as it was measured for the stacked form.
+        how: the sets, metrics and batch size.
+    """
+    befores: dict[Quantization, Measurement] = {base.quantization: stacked}
+    carried = [base.adapter] if base.adapter else []
+    trust = base.trust_remote_code
+    measured = []
+    for form in forms:
+        quantization = quantization_of(form, base.quantization)
+        if quantization not in befores:
+            original: Any = models.load_base(base.name, quantization, base.dtype, base.revision, trust)
+            original = models.stack(original, carried) if carried else original
+            befores[quantization] = measure(original, "base", models.adapter_names(len(carried)), how)
+            del original  # two models at once would not fit where one does
+        model = models.load_base(str(merged), quantization, base.dtype, trust_remote_code=trust)
+        found = measure(model, form, [], how)
+        del model
+        deltas = rounding.survival(
+            base.name, [*carried, *adapters], quantization, base.dtype, revision=base.revision,
+            trust_remote_code=trust, force=True,
+        )  # fmt: skip
+        before = befores[quantization]
+        words = f"{base.dtype}, {'not quantized' if quantization == 'none' else quantization}"
+        measured.append(replace(found, before=None if before is stacked else before, loaded_as=words, deltas=deltas))
+    return measured

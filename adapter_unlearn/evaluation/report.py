@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from adapter_unlearn import rounding
 from adapter_unlearn.memorization import outliers
 from adapter_unlearn.memorization.outliers import PAPER, Bounds
 
@@ -25,8 +26,8 @@ class Report:
         sequences: the forget set, one row a (sequence, form); the columns of `score`, and form.
         reference: the same for the reference set; empty without one.
         summary: {"forms": {form: aggregates}}, as in summary.json.
-        deltas: what of the adapter's delta arrives in each module's weights, one row a (form, module), with
-            relative_size, projection and relative_error; empty where it was not measured.
+        deltas: what of the adapters' deltas arrives in each form's weights, one row a (module, form); empty where
+            nothing was merged.
     """
 
     sequences: pd.DataFrame
@@ -55,8 +56,23 @@ def report(measurements: Sequence[Measurement], sets: Sets, bounds: Bounds) -> R
     return Report(
         sequences=_side_by_side([(m.form, m.forget) for m in measurements]),
         reference=_side_by_side([(m.form, m.reference) for m in measurements if m.reference is not None]),
-        summary={"forms": {m.form: _aggregates(m, base, list(documents), bounds) for m in measurements}},
+        summary={"forms": {m.form: _of_form(m, base, list(documents), bounds) for m in measurements}},
+        deltas=_joined([m.deltas.assign(form=m.form) for m in measurements if m.deltas is not None]),
     )
+
+
+def _of_form(m: Measurement, base: Measurement, documents: list[str], bounds: Bounds) -> dict[str, Any]:
+    """A form's aggregates, those of its own base where that is another one, and what of the delta is in its weights."""
+    found = _aggregates(m, m.before or base, documents, bounds)
+    if m.before is not None:
+        found["before"] = _aggregates(m.before, m.before, documents, bounds) | {"loaded_as": m.loaded_as}
+    if m.deltas is not None:
+        found["delta"] = rounding.overall(m.deltas)
+    return found
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def _side_by_side(frames: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:

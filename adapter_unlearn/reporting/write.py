@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from adapter_unlearn.evaluation.report import Report
+    from adapter_unlearn.memorization.outliers import Bounds
 
 
 def results(
@@ -76,6 +77,14 @@ def interference(folder: Path, rows: pd.DataFrame, manifest: dict[str, Any]) -> 
     (folder / "figures").mkdir()
     (folder / "figures" / "interference.png").write_bytes(images.png(figures.interference_figure(rows)))
     (folder / "report.html").write_text(render_interference(rows, manifest), encoding="utf-8")
+
+
+def scale_search(folder: Path, rows: list[dict[str, Any]], bounds: Bounds, chosen: float) -> None:
+    """scale_search.jsonl and figures/scales.png: every scale that was measured, and the one that was taken."""
+    run_folder.write_json_lines(folder / "scale_search.jsonl", rows)
+    band = (bounds.low, bounds.high) if bounds.kind == "reference" else None
+    (folder / "figures").mkdir()
+    (folder / "figures" / "scales.png").write_bytes(images.png(figures.scales_figure(rows, band, chosen)))
 
 
 def card(folder: Path, summary: dict[str, Any], manifest: dict[str, Any]) -> None:

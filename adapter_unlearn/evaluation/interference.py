@@ -1,0 +1,73 @@
+"""Many requests, many adapters: which adapters on, which set still recited? Does one wake what another put to sleep?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from adapter_unlearn import models, scoring
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+
+ALL_SUBSETS_UP_TO = 4
+METRICS = ("memorization_accuracy", "extractable", "longest_verbatim_run", "loss")
+
+
+def subsets(number: int) -> list[tuple[int, ...]]:
+    """Which of so many adapters are on, fewest first: every subset up to four adapters; beyond, those that tell most.
+
+    Beyond four: none, each alone, all but each, and all.
+    """
+    sizes = range(number + 1) if number <= ALL_SUBSETS_UP_TO else (0, 1, number - 1, number)
+    return [subset for size in sizes for subset in combinations(range(number), size)]
+
+
+def interference(
+    model: Any,
+    adapters: Mapping[str, str],
+    sets: Mapping[str, Dataset],
+    batch_size: int = 16,
+    accelerator: Accelerator | None = None,
+) -> pd.DataFrame:
+    """Score every forget set under every combination of adapters.
+
+    Args:
+        model: with the adapters on it; see models.stack.
+        adapters: name in the table -> name on the model.
+        sets: name in the table -> sequences.
+        batch_size: sequences in one forward.
+        accelerator: shares the work among processes.
+
+    Returns:
+        A row a (combination, set): adapters (their names joined by " + ", empty for none), n_adapters, set,
+        n_sequences, extractable, memorization_accuracy_mean, memorization_accuracy_max, longest_verbatim_run_max,
+        loss_mean.
+    """
+    names = list(adapters)
+    rows = []
+    for subset in subsets(len(names)):
+        with models.active(model, [adapters[names[i]] for i in subset]):
+            for name, sequences in sets.items():
+                frame = scoring.score(model, sequences, METRICS, batch_size, accelerator)
+                scoring.check_finite(frame)
+                rows.append(_row([names[i] for i in subset], name, frame))
+    return pd.DataFrame(rows)
+
+
+def _row(adapters: Sequence[str], name: str, frame: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "adapters": " + ".join(adapters),
+        "n_adapters": len(adapters),
+        "set": name,
+        "n_sequences": len(frame),
+        "extractable": int(frame["extractable"].sum()),
+        "memorization_accuracy_mean": float(frame["memorization_accuracy"].mean()),
+        "memorization_accuracy_max": float(frame["memorization_accuracy"].max()),
+        "longest_verbatim_run_max": int(frame["longest_verbatim_run"].max()),
+        "loss_mean": float(frame["loss"].mean()),
+    }

@@ -1,0 +1,238 @@
+"""Measure finished models and adapters, any, also ones this package did not train."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from adapter_unlearn import manifest, models, recipe, run_folder, scoring, sets
+from adapter_unlearn.evaluation import forms as deployment
+from adapter_unlearn.evaluation.forms import Measuring
+from adapter_unlearn.evaluation.interference import interference
+from adapter_unlearn.evaluation.report import Report, bounds_of, report
+from adapter_unlearn.memorization import table
+from adapter_unlearn.pipeline.common import (
+    check_mergeable,
+    check_output,
+    load_base,
+    measure_merged,
+    new_accelerator,
+    on_first_process,
+)
+from adapter_unlearn.reporting import write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from adapter_unlearn.models import Quantization
+    from adapter_unlearn.recipe import Form, Source
+
+
+def evaluate(
+    model: str,
+    adapter: str | Path | Sequence[str | Path],
+    forget: Source,
+    reference: Source | None = None,
+    retain: Source | None = None,
+    validation: Source | None = None,
+    holdout: Source | None = None,
+    forms: Sequence[Form] = ("stacked",),
+    quantization: Quantization = "nf4",
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    metrics: Sequence[str] = deployment.NEEDED,
+    bounds: Literal["reference", "paper"] = "reference",
+    max_tokens: int = 200,
+    prefix_tokens: int = 50,
+    batch_size: int = 16,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    force: bool = False,
+) -> Report:
+    """Measure a base and adapters on it, any adapters, also ones this package did not train.
+
+    Args:
+        model: folder or hub id of the base.
+        adapter: one adapter folder or several; several act together.
+        forget: the texts that must not be recited; see data.load_sequences for what a source may be.
+        reference: unseen texts of that kind.
+        retain: texts whose behaviour should stay.
+        validation: general unseen text.
+        holdout: general unseen text.
+        forms: deployment forms, beside the base; see recipe.Evaluation.
+        quantization: of the base: nf4, int8 or none.
+        dtype: of the base.
+        metrics: further rows of the metrics table.
+        bounds: what makes an outlier, as in a recipe.
+        max_tokens: longer texts become windows.
+        prefix_tokens: tokens given before the rest must be recited.
+        batch_size: sequences in one forward.
+        output_dir: where to write summary, scores and report; None writes nothing.
+        overwrite: replace an evaluation that stands there.
+        force: go on where an adapter was made for another base.
+
+    Raises:
+        UserError: a file, the model, an adapter or the folder can't be used.
+    """
+    adapters = [adapter] if isinstance(adapter, str | Path) else list(adapter)
+    run = recipe.checked(recipe.Recipe(
+        model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
+        data=recipe.Data(
+            forget, retain, reference, validation, holdout, max_tokens=max_tokens, prefix_tokens=prefix_tokens
+        ),
+        evaluation=recipe.Evaluation(list(forms), list(metrics), bounds, batch_size),
+    ))  # fmt: skip
+    table.chosen(metrics)
+    if output_dir is not None:
+        check_output(output_dir, overwrite, run.model, run.data, adapters)
+    check_mergeable(run.model, forms)
+    accelerator = new_accelerator()
+    given, notes = sets.load(run.model, run.data)
+    stacked = models.stack(load_base(run.model, adapters, force), adapters)
+    names = models.adapter_names(len(adapters))
+    base = manifest.base_identity(run.model, stacked)
+    measuring = Measuring(given, metrics, batch_size, accelerator)
+    measured = [deployment.measure(stacked, "base", [], measuring)]
+    if "stacked" in forms:
+        measured.append(deployment.measure(stacked, "stacked", names, measuring))
+    del stacked
+    parent = None if output_dir is None else Path(output_dir).parent
+    measured += measure_merged(run, adapters, measured[0], measuring, parent)
+    found_bounds = bounds_of(bounds, measured[0])
+    found = report(measured, given, found_bounds)
+
+    def write_evaluation(place: str | Path) -> None:
+        about = manifest.of_evaluation(run, base, given, notes, found_bounds, adapters)
+        with run_folder.new_folder(place, overwrite) as folder:
+            run_folder.write_json(folder / "evaluation.json", about)
+            write.results(folder, found, [], about)
+
+    if output_dir is not None:
+        on_first_process(accelerator, lambda: write_evaluation(output_dir))
+    return found
+
+
+def evaluate_interference(
+    model: str,
+    adapter: Sequence[str | Path],
+    forget: Sequence[str],
+    quantization: Quantization = "nf4",
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    max_tokens: int = 200,
+    prefix_tokens: int = 50,
+    batch_size: int = 16,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Several deletion requests, an adapter each: which combination silences which texts?
+
+    Args:
+        model: folder or hub id of the base.
+        adapter: the adapters' folders.
+        forget: files of texts, each a set of its own; where there are as many as adapters, the i-th set is what the
+            i-th adapter unlearned.
+        quantization: of the base: nf4, int8 or none.
+        dtype: of the base.
+        max_tokens: longer texts become windows.
+        prefix_tokens: tokens given before the rest must be recited.
+        batch_size: sequences in one forward.
+        output_dir: where to write the matrix and its report; None writes nothing.
+        overwrite: replace an evaluation that stands there.
+        force: go on where an adapter was made for another base.
+
+    Returns:
+        See evaluation.interference.interference.
+
+    Raises:
+        UserError: a file, the model, an adapter or the folder can't be used.
+    """
+    base = recipe.checked(recipe.Recipe(
+        model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
+        data=recipe.Data(list(forget), max_tokens=max_tokens, prefix_tokens=prefix_tokens),
+        evaluation=recipe.Evaluation(batch_size=batch_size),
+    ))  # fmt: skip
+    if output_dir is not None:
+        check_output(output_dir, overwrite, base.model, base.data, adapter)
+    accelerator = new_accelerator()
+    names, set_names = _short_names(adapter), _short_names(forget)
+    loaded = [sets.load(base.model, dataclasses.replace(base.data, forget=file)) for file in forget]
+    stacked = models.stack(load_base(base.model, adapter, force), adapter)
+    identity = manifest.base_identity(base.model, stacked)
+    on_model = dict(zip(names, models.adapter_names(len(adapter))))
+    forgets = {name: given.forget for name, (given, _) in zip(set_names, loaded)}
+    rows = interference(stacked, on_model, forgets, batch_size, accelerator)
+
+    def write_matrix(place: str | Path) -> None:
+        about = manifest.of_interference(identity, names, adapter, set_names, loaded)
+        with run_folder.new_folder(place, overwrite) as folder:
+            run_folder.write_json(folder / "evaluation.json", about)
+            write.interference(folder, rows, about)
+
+    if output_dir is not None:
+        on_first_process(accelerator, lambda: write_matrix(output_dir))
+    return rows
+
+
+def _short_names(paths: Sequence[str | Path]) -> list[str]:
+    """The last part of each path, or the whole path where that is not enough to tell them apart."""
+    short = [Path(path).stem if Path(path).is_file() else Path(path).name for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+
+
+def score_files(
+    model: str,
+    forget: Source,
+    adapter: Sequence[str | Path] = (),
+    quantization: Quantization = "nf4",
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    metrics: Sequence[str] = scoring.DEFAULT_METRICS,
+    max_tokens: int = 200,
+    prefix_tokens: int = 50,
+    batch_size: int = 16,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Score the sequences of a file with a model, named as on the command line; see scoring.score for the frame.
+
+    Args:
+        model: folder or hub id.
+        forget: the texts to score.
+        adapter: adapter folders to stack on the model.
+        quantization: nf4, int8 or none.
+        dtype: of what is not quantized.
+        metrics: rows of the metrics table.
+        max_tokens: longer texts become windows.
+        prefix_tokens: tokens given before the rest must be recited.
+        batch_size: sequences in one forward.
+        output_dir: where to write sequences.parquet; None writes nothing.
+        overwrite: replace scores that stand there.
+        force: go on where an adapter was made for another base.
+
+    Raises:
+        UserError: a file, the model, an adapter or the folder can't be used.
+    """
+    table.chosen(metrics)
+    run = recipe.checked(recipe.Recipe(
+        model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
+        data=recipe.Data(forget, max_tokens=max_tokens, prefix_tokens=prefix_tokens),
+        evaluation=recipe.Evaluation(metrics=list(metrics), batch_size=batch_size),
+    ))  # fmt: skip
+    if output_dir is not None:
+        check_output(output_dir, overwrite, run.model, run.data, adapter)
+    accelerator = new_accelerator()
+    given, _ = sets.load(run.model, run.data)
+    base: Any = load_base(run.model, adapter, force)
+    scored = models.stack(base, adapter) if adapter else base
+    frame = scoring.score(scored, given.forget, metrics, batch_size, accelerator)
+    scoring.check_finite(frame)
+
+    def write_scores(place: str | Path) -> None:
+        with run_folder.new_folder(place, overwrite) as folder:
+            frame.to_parquet(folder / "sequences.parquet", index=False)
+
+    if output_dir is not None:
+        on_first_process(accelerator, lambda: write_scores(output_dir))
+    return frame
