@@ -600,71 +600,10 @@ def test_an_interrupted_merge_leaves_nothing(bases, tmp_path, monkeypatch, fault
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 
 
-MEMORY = """
-import json, re, sys, threading, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from transformers import LlamaConfig
-from adapter_unlearn import merge, models, safetensors_stream as stream
-
-def anonymous():
-    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-
-def build(folder, shard_bytes, **sizes):
-    # A bfloat16 Llama of random weights, and an adapter for all its linear layers, written block by block
-    folder.mkdir(parents=True)
-    config = LlamaConfig(**sizes, num_attention_heads=2, dtype="bfloat16", architectures=["LlamaForCausalLM"])
-    config.save_pretrained(folder)
-    skeleton = models.skeleton(config, "it")
-    generator = torch.Generator().manual_seed(0)
-    def values(shape):
-        rows = shape[0]
-        for start in range(0, rows, 64):
-            block = torch.randn(min(64, rows - start), *shape[1:], generator=generator)
-            yield (block * 0.02).bfloat16()
-    tensors = [
-        stream.Tensor(name, "BF16", tuple(p.shape), lambda shape=tuple(p.shape): values(shape))
-        for name, p in skeleton.named_parameters()
-    ]
-    stream.write_sharded(folder, tensors, shard_bytes)
-    linear = {name: m for name, m in skeleton.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
-    factors = []
-    for name, m in linear.items():
-        for side, shape in (("A", (8, m.in_features)), ("B", (m.out_features, 8))):
-            key = f"base_model.model.{name}.lora_{side}.weight"
-            factors.append(stream.Tensor(key, "BF16", shape, lambda shape=shape: values(shape)))
-    adapter = folder.parent / (folder.name + "-adapter")
-    adapter.mkdir()
-    stream.write(adapter / "adapter_model.safetensors", factors)
-    lora = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
-    (adapter / "adapter_config.json").write_text(json.dumps(lora))
-    return str(folder), adapter, sum(tensor.size for tensor in tensors)
-
-place, shard_bytes, sizes = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-small = build(place / "small", 10**6, vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=1)
-base, adapter, size = build(place / "base", shard_bytes, **sizes)
-merge(*small[:2], place / "warm", dtype="float32")  # imports what a merge imports
-before, peak, done = anonymous(), [0], threading.Event()
-
-def watch():
-    while not done.wait(0.002):
-        peak[0] = max(peak[0], anonymous())
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-started = time.monotonic()
-merge(base, adapter, place / "merged", shard_bytes=shard_bytes)
-seconds = time.monotonic() - started
-done.set()
-watcher.join()
-shards = len(list((place / "base").glob("*.safetensors")))
-print(json.dumps({"bytes": size, "shards": shards, "peak": peak[0] - before, "seconds": seconds}))
-"""
-
-
 def measured(place, shard_bytes, **sizes):
-    done = run(MEMORY, place, shard_bytes, json.dumps(sizes))
+    script = Path(__file__).with_name("merge_memory.py")
+    words = [sys.executable, script, place, str(shard_bytes), json.dumps(sizes)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
