@@ -4,21 +4,26 @@ The output layer is the memory trap: at a vocabulary of 128,256 the float32 logi
 the transformer runs without its output layer, and that layer runs on a few tokens at a time. Where a model does more
 to its logits than one linear layer (scaling, soft-capping), that is found out by comparing, and the model's own forward
 is used, one sequence at a time.
+
+Beyond the model and what its transformer needs for a batch, scoring with all metrics stays within 256 MiB, whatever the
+vocabulary and the number of rows: one chunk of logits, and what token_statistics works on.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
+from adapter_unlearn import models, token_statistics
 from adapter_unlearn.errors import InputError, ModelError
 from adapter_unlearn.memorization import table
+from adapter_unlearn.memorization.sampling import Sampling
 from adapter_unlearn.memorization.teacher_forced import NotScorableError, Predictions
 
 if TYPE_CHECKING:
@@ -30,7 +35,12 @@ CHUNK_ELEMENTS = 2**25
 
 NOT_FINITE = "the model's output is not finite"
 
-DEFAULT_METRICS = tuple(table.METRICS)
+DEFAULT_METRICS = (
+    "memorization_accuracy", "extractable", "extractable_50", "extractable_any_prefix", "longest_verbatim_run", "loss",
+)  # fmt: skip
+"""Who recites what, and how likely it was; `all` stands for every row of the table."""
+
+DEFAULT_SAMPLING = Sampling()
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 
@@ -43,15 +53,18 @@ def score(
     metrics: Sequence[str] = DEFAULT_METRICS,
     batch_size: int = 16,
     accelerator: Accelerator | None = None,
+    sampling: Sampling = DEFAULT_SAMPLING,
 ) -> pd.DataFrame:
     """Score every sequence from one teacher-forced forward, whatever the number of metrics.
 
     Args:
         model: a causal language model, with or without adapters; it is scored as its adapters are set.
-        sequences: rows of id, input_ids, prefix_tokens, scored_from (see data.load_sequences).
-        metrics: names of rows in memorization.table.METRICS.
+        sequences: rows of id, input_ids, prefix_tokens, scored_from and perhaps zlib_bytes (see data.load_sequences).
+        metrics: names of rows in memorization.table.METRICS, or `all`. One that compares with the model without its
+            adapters adds a second forward.
         batch_size: sequences in one forward; the numbers do not depend on it.
         accelerator: with several processes, each scores its share and all get the whole table.
+        sampling: how tokens would be drawn, for p_z and what is made of it.
 
     Returns:
         A row a sequence, in the order given: id, n_tokens, a column a metric, and note (why a value is NaN).
@@ -60,20 +73,51 @@ def score(
         RecipeError: a metric is unknown.
         InputError: not one sequence can be scored by any metric.
     """
-    rows = table.chosen(metrics)
+    columns = list(table.chosen(metrics))
     share = list(range(len(sequences)))
     if accelerator is not None:
         share = share[accelerator.process_index :: accelerator.num_processes]
-    by_index = {i: _row(sequences[i], seen, rows) for i, seen in predict(model, sequences, share, batch_size)}
+    by_index = dict(stream(model, sequences, metrics, batch_size, sampling, share))
     if accelerator is not None and accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
         by_index = dict(gather_object(list(by_index.items())))
-    frame = pd.DataFrame([by_index[i] for i in range(len(sequences))], columns=["id", "n_tokens", *rows, "note"])
-    too_short = frame[list(rows)].isna().all(axis=None) and frame["note"].ne("").all()
+    frame = pd.DataFrame([by_index[i] for i in range(len(sequences))], columns=["id", "n_tokens", *columns, "note"])
+    too_short = frame[columns].isna().all(axis=None) and frame["note"].ne("").all()
     if too_short and not frame["note"].str.contains(NOT_FINITE).any():
         raise InputError(f"no sequence can be scored: {frame['note'].iloc[0]}")
     return frame
+
+
+def stream(
+    model: torch.nn.Module,
+    sequences: Dataset,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    batch_size: int = 16,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    indices: Sequence[int] | None = None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of `score` as they come, each with its sequence's index: longest first, a batch at a time.
+
+    Nothing is kept, so that a set may be larger than its table; write the rows away to keep it so.
+
+    Args:
+        model: as for `score`, like the arguments that follow.
+        sequences: the rows to score.
+        metrics: what to score.
+        batch_size: sequences in one forward.
+        sampling: how tokens would be drawn.
+        indices: which sequences; None is all.
+
+    Raises:
+        RecipeError: a metric is unknown; it is raised with the first row.
+    """
+    rows = table.chosen(metrics)
+    needs = {need for metric in rows.values() for need in metric.needs}
+    share = range(len(sequences)) if indices is None else indices
+    for batch, columns, seen in _batch_by_batch(model, sequences, share, batch_size, needs, sampling):
+        for i, name, ids, predictions in zip(batch, columns["id"], columns["input_ids"], seen):
+            yield i, {"id": name, "n_tokens": len(ids), **_row(predictions, rows)}
 
 
 def check_finite(scored: pd.DataFrame) -> None:
@@ -103,34 +147,106 @@ def perplexity(scored: pd.DataFrame, sequences: Dataset) -> float:
 
 def predicted_tokens(sequences: Dataset) -> list[int]:
     """How many tokens of each sequence are predicted and counted."""
-    return [max(len(ids) - start, 0) for ids, start in zip(sequences["input_ids"], sequences["scored_from"])]
+    return [max(length - start, 0) for length, start in zip(_lengths(sequences), sequences["scored_from"])]
 
 
 def predict(
-    model: torch.nn.Module, sequences: Dataset, indices: Sequence[int], batch_size: int
+    model: torch.nn.Module,
+    sequences: Dataset,
+    indices: Sequence[int],
+    batch_size: int,
+    needs: Collection[str] = (),
+    sampling: Sampling = DEFAULT_SAMPLING,
 ) -> Iterator[tuple[int, Predictions]]:
-    """Yield each index with the model's predictions for that sequence, longest sequences first."""
+    """Yield each index with the model's predictions for that sequence, longest sequences first.
+
+    Args:
+        model: a causal language model; it is in evaluation mode until the last one is yielded.
+        sequences: see data.load_sequences.
+        indices: which of them.
+        batch_size: sequences in one forward.
+        needs: which optional attributes of Predictions to fill (Metric.needs); reference_nll takes a second forward.
+        sampling: the scheme of sampled_log_p.
+    """
+    for batch, _, seen in _batch_by_batch(model, sequences, indices, batch_size, needs, sampling):
+        yield from zip(batch, seen)
+
+
+def _batch_by_batch(
+    model: torch.nn.Module,
+    sequences: Dataset,
+    indices: Sequence[int],
+    batch_size: int,
+    needs: Collection[str],
+    sampling: Sampling,
+) -> Iterator[tuple[list[int], dict[str, list[Any]], list[Predictions]]]:
+    """Yield a batch's indices, its columns, and what the model predicted."""
     was_training = model.training
     model.eval()
     try:
-        # Not inference_mode: its tensors may be cached in a quantized layer and then can't be trained through.
-        with torch.no_grad():
-            for batch in batches(sequences, indices, rows_per_forward(model, batch_size)):
-                rows = [sequences[i] for i in batch]
-                for i, row, (hits, nll) in zip(batch, rows, _hits_and_nll(model, [r["input_ids"] for r in rows])):
-                    yield i, Predictions(hits, nll, row["prefix_tokens"], row["scored_from"])
+        for batch in batches(sequences, indices, rows_per_forward(model, batch_size)):
+            columns = sequences[batch]
+            yield batch, columns, _predictions(model, columns, needs, sampling)
     finally:
         model.train(was_training)
 
 
-def _row(sequence: dict[str, Any], predictions: Predictions, metrics: dict[str, table.Metric]) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": sequence["id"], "n_tokens": len(sequence["input_ids"])}
+@torch.no_grad()  # not inference_mode: its tensors may be cached in a quantized layer and then can't be trained through
+def _predictions(
+    model: torch.nn.Module, batch: dict[str, list[Any]], needs: Collection[str], sampling: Sampling
+) -> list[Predictions]:
+    rows = batch["input_ids"]
+    seen = _observe(model, rows, needs, sampling)
+    if "reference_nll" in needs and (before := _without_adapters(model, rows, seen)) is not None:
+        seen |= {"reference_nll": before}
+    ends = np.cumsum([max(len(row) - 1, 0) for row in rows])
+    parts = [
+        {name: values[start:end] for name, values in seen.items()} for start, end in zip([0, *ends.tolist()], ends)
+    ]
+    texts = batch.get("zlib_bytes", [None] * len(rows))
+    return [
+        Predictions(**part, prefix_tokens=prefix, scored_from=start, zlib_bytes=size)
+        for part, prefix, start, size in zip(parts, batch["prefix_tokens"], batch["scored_from"], texts)
+    ]
+
+
+def _observe(
+    model: torch.nn.Module, rows: Sequence[Sequence[int]], needs: Collection[str], sampling: Sampling
+) -> dict[str, np.ndarray]:
+    """One forward: name of a statistic -> its values, row after row."""
+    features, labels, head = forward(model, rows)
+    parts = [
+        token_statistics.of_logits(head(features[part]), labels[part], needs, sampling)
+        for part in chunks(features, vocabulary_of(model)) or [slice(0)]
+    ]
+    return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+
+
+def _without_adapters(
+    model: torch.nn.Module, rows: Sequence[Sequence[int]], seen: dict[str, np.ndarray]
+) -> np.ndarray | None:
+    """The nll with every adapter off; None on a model that has none."""
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not isinstance(model, PeftModel):
+        return None
+    if all(layer.disable_adapters for layer in model.modules() if isinstance(layer, BaseTunerLayer)):
+        return seen["nll"]  # it is its own reference; and to switch off once more would end in switching on
+    with models.active(model, []):
+        return _observe(model, rows, (), DEFAULT_SAMPLING)["nll"]
+
+
+def _row(predictions: Predictions, metrics: dict[str, table.Metric]) -> dict[str, Any]:
     if not np.isfinite(predictions.nll).all():  # the argmax of NaN is a token like any other: no number would be true
-        return row | dict.fromkeys(metrics, float("nan")) | {"note": NOT_FINITE}
+        return dict.fromkeys(metrics, float("nan")) | {"note": NOT_FINITE}
+    row: dict[str, Any] = {}
     notes: dict[str, list[str]] = {}
     for name, metric in metrics.items():
         try:
             row[name] = metric.function(predictions)
+            if math.isnan(row[name]):
+                raise NotScorableError("not a number")
         except NotScorableError as reason:
             row[name] = float("nan")
             notes.setdefault(str(reason), []).append(name)
@@ -145,8 +261,14 @@ def batches(sequences: Dataset, indices: Sequence[int], batch_size: int) -> list
 
 
 def _order(sequences: Dataset, indices: Sequence[int]) -> list[int]:
-    lengths = {i: len(ids) for i, ids in zip(indices, sequences.select(indices)["input_ids"])}
+    lengths = dict(zip(indices, _lengths(sequences.select(indices))))
     return sorted(indices, key=lambda i: (-lengths[i], i))
+
+
+def _lengths(sequences: Dataset) -> list[int]:
+    """Tokens of each sequence, without making a Python list of a single one."""
+    parts = sequences.select_columns("input_ids").with_format("arrow").iter(batch_size=1000)
+    return [length for part in parts for length in part["input_ids"].combine_chunks().value_lengths().to_pylist()]
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -249,16 +371,3 @@ def chunks(features: torch.Tensor, vocabulary: int) -> list[slice]:
 def vocabulary_of(model: torch.nn.Module) -> int:
     """Number of token ids the model knows."""
     return int(plain(model).config.get_text_config().vocab_size)
-
-
-def _hits_and_nll(model: torch.nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    features, labels, head = forward(model, rows)
-    hits = torch.empty(len(labels), dtype=torch.bool)
-    nll = torch.empty(len(labels), dtype=torch.float32)
-    for part in chunks(features, vocabulary_of(model)):
-        logits = head(features[part]).float()
-        hits[part] = (logits.argmax(-1) == labels[part]).cpu()
-        nll[part] = F.cross_entropy(logits, labels[part], reduction="none").cpu()
-    ends = np.cumsum([max(len(row) - 1, 0) for row in rows])
-    for start, end in zip([0, *ends], ends):
-        yield hits[start:end].numpy(), nll[start:end].numpy()

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import traceback
+import zlib
 from pathlib import Path
 
 import datasets
@@ -36,7 +37,7 @@ TEXTS = [
     "Größe, naïve, 東京",
     "line one\u2028still line one",
 ]
-COLUMNS = ["id", "document", "input_ids", "prefix_tokens", "scored_from"]
+COLUMNS = ["id", "document", "input_ids", "prefix_tokens", "scored_from", "zlib_bytes"]
 BOS, EOS = 0, 1
 
 
@@ -240,6 +241,17 @@ def test_only_the_completion_counts(request, name):
     assert row["input_ids"] == prompt + tokenizer(" 4242", add_special_tokens=False).input_ids
     assert row["prefix_tokens"] == row["scored_from"] == len(prompt)
     assert row["id"] == "z"
+
+
+@pytest.mark.parametrize("name", ["plain", "marking"])
+def test_zlib_bytes_are_those_of_the_text_that_counts(request, name):
+    tokenizer = request.getfixturevalue(name)
+    assert list(load_sequences(TEXTS, tokenizer)["zlib_bytes"]) == [len(zlib.compress(t.encode())) for t in TEXTS]
+    asked = load_sequences([{"prompt": "The number of Zaphod is", "completion": " 4242"}], tokenizer)
+    assert list(asked["zlib_bytes"]) == [len(zlib.compress(b" 4242"))]
+    simple, *_, last = load_sequences(["a" * 40 + "q7#xM!z0"], tokenizer, max_tokens=10, stride=10)["zlib_bytes"]
+    assert simple < last, "of its own window each"
+    assert load_sequences([{"input_ids": [3, 4]}])["zlib_bytes"][0] is None
 
 
 # --- windows ----------------------------------------------------------------------------------------------------------
@@ -562,6 +574,8 @@ class Characters:
     bos_token_id = None
     def __call__(self, texts, **_):
         return {"input_ids": [[ord(c) for c in text] for text in texts]}
+    def decode(self, tokens, **_):
+        return "".join(map(chr, tokens))
 
 counts = []
 for source in json.loads(sys.argv[1]):

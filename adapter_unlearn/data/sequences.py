@@ -6,6 +6,7 @@ No message holds a text or a token. Whatever a human counts begins with 1: rows 
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _FORMS = (["text"], ["input_ids"], ["prompt", "completion"])
 _STRING, _INTEGER = datasets.Value("string"), datasets.Value("int32")
 _FEATURES = {"id": _STRING, "document": _STRING, "input_ids": datasets.Sequence(_INTEGER)}
-_FEATURES |= {"prefix_tokens": _INTEGER, "scored_from": _INTEGER}
+_FEATURES |= {"prefix_tokens": _INTEGER, "scored_from": _INTEGER, "zlib_bytes": _INTEGER}
 
 
 class _Tokens(NamedTuple):
@@ -50,7 +51,9 @@ def load_sequences(
 
     Resulting columns, one row a sequence: `id` (str; `document#1`, … for windows of a long text), `document` (str),
     `input_ids` (list of T ints, T <= `max_tokens`), `prefix_tokens` (int: min(`prefix_tokens`, T // 2), or the prompt's
-    length), `scored_from` (int: index of the first token whose prediction counts: 1, or the prompt's length).
+    length), `scored_from` (int: index of the first token whose prediction counts: 1, or the prompt's length),
+    `zlib_bytes` (int: what zlib makes of the text without prompt and bos, decoded from its tokens; None without a
+    tokenizer).
     Windows start every `stride` tokens (at most a window's length, so that none is lost), the last one ends with the
     text. A row with T < 2 is kept.
 
@@ -66,7 +69,10 @@ def load_sequences(
     sequences: list[tuple[Any, ...]] = []
     for row, document, tokens in zip(rows, documents, _tokens(rows, form, tokenizer, bos), strict=True):
         _check_vocabulary(row, tokens, vocab_size, form)
-        windows = list(_windows(tokens, max_tokens, stride, prefix_tokens))
+        windows = [
+            (ids, prefix, max(1, prompted), _zlib_bytes(tokenizer, ids[max(len(tokens.lead), prompted) :]))
+            for ids, prefix, prompted in _windows(tokens, max_tokens, stride, prefix_tokens)
+        ]
         ids = [document] if len(windows) == 1 else [f"{document}#{k}" for k in range(1, len(windows) + 1)]
         for name in {document, *ids}:
             if name in used:
@@ -202,10 +208,11 @@ def _tokens(rows: list[Row], form: list[str], tokenizer: Any, bos: int | None) -
 
 
 def _windows(tokens: _Tokens, max_tokens: int, stride: int, prefix_tokens: int) -> Iterator[tuple[list[int], int, int]]:
-    """Cut a row into (input_ids, prefix_tokens, scored_from), each of at most `max_tokens` tokens, bos included.
+    """Cut a row into (input_ids, prefix_tokens, prompted), each of at most `max_tokens` tokens, bos included.
 
-    A prompt that would fill a window is cut to its end, half a window long. Prompt tokens never count. The prompt is
-    the first window's prefix; of a later window, which may hold the prompt's end, the prefix is that at least.
+    `prompted` is how many of its tokens are prompt, the bos with them, or 0: those never count. A prompt that would fill
+    a window is cut to its end, half a window long. The prompt is the first window's prefix; of a later window, which
+    may hold the prompt's end, the prefix is that at least.
     """
     lead, body, prompt = tokens
     room = max_tokens - len(lead)
@@ -219,4 +226,12 @@ def _windows(tokens: _Tokens, max_tokens: int, stride: int, prefix_tokens: int) 
         prefix = min(prefix_tokens, len(ids) // 2)
         if prompted:
             prefix = prompted if start == 0 else max(prompted, prefix)
-        yield ids, prefix, max(1, prompted)
+        yield ids, prefix, prompted
+
+
+def _zlib_bytes(tokenizer: Any, tokens: list[int]) -> int | None:
+    """Length of the text that these tokens make, compressed: a number that the metric `zlib` needs, and no text."""
+    if tokenizer is None:
+        return None
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return len(zlib.compress(text.encode()))

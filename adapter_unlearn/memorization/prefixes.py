@@ -1,0 +1,51 @@
+"""What greedy decoding recites from every prefix, not only from the one that was chosen; from the same forward.
+
+A prefix of T-1 tokens is "extractable" in many a text that was never seen: one lucky guess. So only prefixes that leave
+at least 20 tokens are judged.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from adapter_unlearn.memorization.teacher_forced import NotScorableError, Predictions
+
+LEAVES = 20
+"""The least tokens that a prefix must leave."""
+
+
+def prefix_curve(predictions: Predictions) -> dict[str, np.ndarray]:
+    """Judge every prefix that leaves at least LEAVES tokens, the shortest first; a prompt is never cut.
+
+    Returns:
+        Columns, of shape (n,), with n = 0 for a text that is too short:
+        prefix_tokens: its length, from 1 (or the prompt's length) to T - LEAVES.
+        extractable: bool, whether greedy decoding from it recites all the rest.
+        recited: tokens that greedy decoding from it gets right before its first mistake.
+        longest_verbatim_run: most consecutive tokens after it that are the model's first choice, given the true text.
+    """
+    hits = predictions.hits
+    lengths = np.arange(predictions.scored_from, len(hits) + 2 - LEAVES)
+    # Backwards, one token more a step: what is recited from here, and the longest run from here on.
+    recited, longest = np.zeros(len(hits) + 1, dtype=int), np.zeros(len(hits) + 1, dtype=int)
+    for t in range(len(hits) - 1, -1, -1):
+        recited[t] = recited[t + 1] + 1 if hits[t] else 0
+        longest[t] = max(longest[t + 1], recited[t])
+    first = lengths - 1  # index of the first prediction after a prefix
+    return {
+        "prefix_tokens": lengths,
+        "extractable": recited[first] == len(hits) - first,
+        "recited": recited[first],
+        "longest_verbatim_run": longest[first],
+    }
+
+
+def extractable_any_prefix(predictions: Predictions) -> float:
+    """1 when greedy decoding recites all the rest from any prefix that leaves at least 20 tokens, else 0.
+
+    What is recited from one prefix is recited from every longer one, so the longest of them decides.
+    """
+    hits = predictions.scored_hits
+    if len(hits) < LEAVES:
+        raise NotScorableError(f"{len(hits)} tokens to predict, {LEAVES} needed")
+    return float(hits[-LEAVES:].all())
