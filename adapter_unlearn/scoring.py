@@ -147,7 +147,7 @@ def perplexity(scored: pd.DataFrame, sequences: Dataset) -> float:
 
 def predicted_tokens(sequences: Dataset) -> list[int]:
     """How many tokens of each sequence are predicted and counted."""
-    return [max(length - start, 0) for length, start in zip(_lengths(sequences), sequences["scored_from"])]
+    return np.maximum(_lengths(sequences) - np.array(sequences["scored_from"], dtype=int), 0).tolist()
 
 
 def predict(
@@ -261,14 +261,15 @@ def batches(sequences: Dataset, indices: Sequence[int], batch_size: int) -> list
 
 
 def _order(sequences: Dataset, indices: Sequence[int]) -> list[int]:
-    lengths = dict(zip(indices, _lengths(sequences.select(indices))))
-    return sorted(indices, key=lambda i: (-lengths[i], i))
+    order = np.lexsort((indices, -_lengths(sequences.select(indices))))
+    return np.asarray(indices, dtype=int)[order].tolist()
 
 
-def _lengths(sequences: Dataset) -> list[int]:
-    """Tokens of each sequence, without making a Python list of a single one."""
-    parts = sequences.select_columns("input_ids").with_format("arrow").iter(batch_size=1000)
-    return [length for part in parts for length in part["input_ids"].combine_chunks().value_lengths().to_pylist()]
+def _lengths(sequences: Dataset) -> np.ndarray:
+    """Tokens of each sequence, shape (n,), without making a Python list of a single one."""
+    batches = sequences.select_columns("input_ids").with_format("arrow").iter(batch_size=1000)
+    lengths = [batch["input_ids"].combine_chunks().value_lengths().to_numpy() for batch in batches]
+    return np.concatenate([np.zeros(0, dtype=int), *lengths])
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,62 +2,157 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import CONFIGS, as_sequences, memorize, random_rows
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from test_token_statistics import SCHEMES, warped
+from transformers import AutoModelForCausalLM
 
-from adapter_unlearn import InputError, RecipeError, load_base, score, scoring
+from adapter_unlearn import InputError, RecipeError, load_base, load_sequences, score, scoring
 from adapter_unlearn.memorization import table
+from adapter_unlearn.memorization.sampling import Sampling
+from adapter_unlearn.memorization.set_level import membership
 
 
-def naive(model, sequence):
-    """One forward a token, every definition spelled out."""
-    ids = sequence["input_ids"]
-    hits, nlls = [], []
+def naive(model, sequence, sampling=(1.0, 40, 1.0)):
+    """One forward a token, every definition spelled out; what needs adapters is spelled out in its own test."""
+    ids, start, prefix = sequence["input_ids"], sequence["scored_from"], sequence["prefix_tokens"]
+    hits, nlls, drawn, surprises = [], [], [], []
     for t in range(1, len(ids)):
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids[:t]])).logits[0, -1].float()
+            logits = model(input_ids=torch.tensor([ids[:t]])).logits[0, -1:].float()
+        log_p = torch.log_softmax(logits.double(), -1)[0]
         hits.append(int(logits.argmax()) == ids[t])
-        nlls.append(-float(torch.log_softmax(logits.double(), -1)[ids[t]]))
-    start, prefix = sequence["scored_from"], sequence["prefix_tokens"]
+        nlls.append(-float(log_p[ids[t]]))
+        drawn.append(float(warped(logits, *sampling)[0, ids[t]]))
+        mean = float((log_p.exp() * log_p).sum())
+        deviation = math.sqrt((log_p.exp() * log_p**2).sum() - mean**2)
+        surprises.append((float(log_p[ids[t]]) - mean) / max(deviation, 0.001))
     counted, suffix = hits[start - 1 :], hits[prefix - 1 :]
     longest = run = 0
     for hit in counted:
         run = run + 1 if hit else 0
         longest = max(longest, run)
+    total = len(counted)
+    fifth = max(1, int(0.2 * total))
+    prefixes = range(start, len(ids) - 20 + 1)
+    p_z = math.prod(math.exp(value) for value in drawn[prefix - 1 :])
+    loss = sum(nlls[start - 1 :]) / total
     return {
-        "memorization_accuracy": sum(counted) / len(counted),
+        "memorization_accuracy": sum(counted) / total,
+        "exact_memorization": sum(suffix) / len(suffix),
         "extractable": float(all(suffix)),
         "extractable_50": float(all(suffix[:50])) if len(suffix) >= 50 else math.nan,
+        "extractable_any_prefix": float(any(all(hits[k - 1 :]) for k in prefixes)) if prefixes else math.nan,
         "longest_verbatim_run": float(longest),
-        "loss": sum(nlls[start - 1 :]) / len(counted),
+        "extraction_strength": 1 - next(k for k in range(total + 1) if all(counted[k:])) / total,
+        "extraction_strength_openunlearning": 1
+        - next((k for k in range(total) if all(counted[k:])), total - 1) / total,
+        "p_z": p_z,
+        "log_p_z": sum(drawn[prefix - 1 :]),
+        "np_extractable": float(1 - (1 - p_z) ** 100 >= 0.5),
+        "loss": loss,
+        "zlib": loss / sequence["zlib_bytes"] if sequence.get("zlib_bytes") else math.nan,
+        "min_k": -sum(sorted(nlls[start - 1 :], reverse=True)[:fifth]) / fifth,
+        "min_k_plus_plus": sum(sorted(surprises[start - 1 :])[:fifth]) / fifth,
     }
+
+
+NEEDS_ADAPTERS = {"reference_loss_difference"}
 
 
 @pytest.fixture(scope="module")
 def sequences():
     rows = [*random_rows(0), *random_rows(1, (20, 33, 100))]
-    return as_sequences(rows, prefix_tokens=10)
+    loaded = as_sequences(rows, prefix_tokens=10)
+    sizes = [None, *range(20, 20 + len(rows) - 1)]  # as of texts, one of which was not at hand
+    return loaded.remove_columns("zlib_bytes").add_column("zlib_bytes", sizes)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gpt2"])
-def test_equals_the_naive_definition(memorizers, sequences, architecture, quantization, batch_size):
+def test_equals_the_naive_definition(memorizers, sequences, architecture, quantization):
     model = load_base(str(memorizers(architecture)), quantization, "float32")
-    frame = score(model, sequences, batch_size=batch_size)
     expected = pd.DataFrame([naive(model, sequence) for sequence in sequences])
-    pd.testing.assert_frame_equal(frame[list(expected)], expected, rtol=1e-4, atol=1e-5)
-    assert list(frame["id"]) == list(sequences["id"])
-    assert list(frame["n_tokens"]) == [len(ids) for ids in sequences["input_ids"]]
+    assert {*expected} == {*table.METRICS} - NEEDS_ADAPTERS
+    for batch_size in (1, 7):
+        frame = score(model, sequences, ["all"], batch_size=batch_size)
+        pd.testing.assert_frame_equal(frame[list(expected)], expected, rtol=1e-4, atol=1e-5)
+        assert list(frame) == ["id", "n_tokens", *table.METRICS, "note"]
+        assert list(frame["id"]) == list(sequences["id"])
+        assert list(frame["n_tokens"]) == [len(ids) for ids in sequences["input_ids"]]
     accuracies = frame["memorization_accuracy"]
     assert accuracies.max() == 1 and accuracies.min() < 0.2, "the model must know some rows by heart and some not"
-    assert 0 < frame["extractable"].sum() < len(frame)
+    for name in ("extractable", "extractable_any_prefix", "np_extractable"):
+        assert 0 < frame[name].sum() < frame[name].count(), name
+    assert frame["log_p_z"].isin([-np.inf]).any() and frame["log_p_z"].max() > -0.5
+    assert frame["reference_loss_difference"].isna().all() and frame["note"].str.contains("no adapters").all()
+    assert "zlib: no text at hand" in frame["note"][0]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_sampling_scheme(memorizers, scheme):
+    model = load_base(str(memorizers("llama")), "none", "float32")
+    sequences = as_sequences(random_rows(0), prefix_tokens=20)
+    frame = score(model, sequences, ["log_p_z", "p_z"], sampling=Sampling(*scheme))
+    expected = [naive(model, sequence, scheme) for sequence in sequences]
+    assert frame["log_p_z"].tolist() == pytest.approx([row["log_p_z"] for row in expected], rel=1e-4, abs=1e-5)
+    assert frame["p_z"].tolist() == pytest.approx([row["p_z"] for row in expected], rel=1e-3)
+
+
+def memorizing_adapter(base, rows):
+    """A PeftModel that learned these rows by heart."""
+    torch.manual_seed(0)
+    model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    labels = torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
+    for _ in range(80):
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_with_an_adapter_that_memorized(memorizers, quantization):
+    """The reference is the model with its adapters off; and every metric tells memorized from unseen, its own way."""
+    rows = random_rows(3, (40, 31, 36, 50, 28, 44))
+    model = memorizing_adapter(load_base(str(memorizers("llama")), quantization, "float32"), rows)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    known, unseen = (
+        as_sequences(some, prefix_tokens=8).remove_columns("zlib_bytes").add_column("zlib_bytes", [60] * 6)
+        for some in (rows, random_rows(4, (40, 31, 36, 50, 28, 44)))
+    )
+    frame = score(model, known, ["all"], batch_size=4)
+    expected = pd.DataFrame([naive(model, sequence) for sequence in known])
+    with model.disable_adapter():
+        before = np.array([naive(model, sequence)["loss"] for sequence in known])
+    expected["reference_loss_difference"] = expected["loss"] - before
+    pd.testing.assert_frame_equal(frame[list(expected)], expected, rtol=1e-4, atol=1e-5)
+    assert model.active_adapters == ["default"]
+    assert trainable == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    told = membership(frame, score(model, unseen, ["all"])).set_index("metric")
+    # No sequence leaves 50 tokens after its prefix.
+    assert set(told.index) == set(table.METRICS)
+    assert told.index[told["auc"].isna()].tolist() == ["extractable_50"] == told.index[told["n_forget"] == 0].tolist()
+    assert (told["auc"].dropna() >= 0.75).all(), told["auc"]
+    graded = ["memorization_accuracy", "loss", "zlib", "min_k", "min_k_plus_plus", "reference_loss_difference"]
+    assert (told.loc[graded, "auc"] == 1).all() and (told.loc[graded, "tpr_at_1_fpr"] == 1).all()
 
 
 def test_the_prompt_does_not_count(memorizers):
@@ -66,7 +161,9 @@ def test_the_prompt_does_not_count(memorizers):
     sequences = Dataset.from_dict(columns)
     model = load_base(str(memorizers("llama")), "none", "float32")
     expected = naive(model, sequences[0])
-    assert score(model, sequences)[list(expected)].iloc[0].to_dict() == pytest.approx(expected, rel=1e-4, nan_ok=True)
+    assert score(model, sequences, ["all"])[list(expected)].iloc[0].to_dict() == pytest.approx(
+        expected, rel=1e-4, nan_ok=True
+    )
 
 
 def test_one_forward_a_batch_whatever_the_metrics(memorizers, sequences):
@@ -74,9 +171,84 @@ def test_one_forward_a_batch_whatever_the_metrics(memorizers, sequences):
     score(model, sequences, batch_size=4)  # finds out how the output layer can be run
     calls = []
     handle = model.model.register_forward_hook(lambda *_: calls.append(1))
-    score(model, sequences, list(table.METRICS), batch_size=4)
+    score(model, sequences, ["all"], batch_size=4)
     handle.remove()
     assert len(calls) == math.ceil(len(sequences) / 4)
+
+
+def test_a_second_forward_only_to_compare_with_the_base(memorizers, sequences):
+    base = load_base(str(memorizers("llama")), "none", "float32")
+    model = get_peft_model(base, LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM"))
+    batches = math.ceil(len(sequences) / 4)
+
+    def forwards(metrics) -> int:
+        calls = []
+        handle = base.model.register_forward_hook(lambda *_: calls.append(1))
+        score(model, sequences, metrics, batch_size=4)
+        handle.remove()
+        return len(calls)
+
+    forwards(["loss"])  # finds out how the output layer can be run
+    assert forwards([name for name in table.METRICS if name not in NEEDS_ADAPTERS]) == batches
+    assert forwards(["all"]) == forwards(list(NEEDS_ADAPTERS)) == 2 * batches
+    changed = score(model, sequences, ["reference_loss_difference"])["reference_loss_difference"]
+    assert (changed != 0).all()
+    with model.disable_adapter():
+        assert forwards(["all"]) == batches, "it is its own reference"
+        frame = score(model, sequences, ["loss", "reference_loss_difference"])
+        assert (frame["reference_loss_difference"] == 0).all()
+        assert frame["loss"].tolist() == score(model, sequences, ["loss"])["loss"].tolist(), "the adapters stayed off"
+    assert (score(model, sequences, ["loss"])["loss"] != frame["loss"]).all()
+
+
+def test_the_stream_is_the_table_longest_first(memorizers, sequences):
+    model = load_base(str(memorizers("llama")), "none", "float32")
+    frame = score(model, sequences, batch_size=4)
+    calls = []
+    handle = model.model.register_forward_hook(lambda *_: calls.append(1))
+    stream = scoring.stream(model, sequences, batch_size=4)
+    rows = [next(stream) for _ in range(4)]
+    assert len(calls) == 1, "a row comes as soon as its batch is scored"
+    rows += list(stream)
+    handle.remove()
+    lengths = [row["n_tokens"] for _, row in rows]
+    assert lengths == sorted(lengths, reverse=True)
+    again = pd.DataFrame([row for _, row in sorted(rows)])
+    pd.testing.assert_frame_equal(again[list(frame)], frame)
+    some = dict(scoring.stream(model, sequences, ["loss"], indices=[7, 2]))
+    assert {i: row["loss"] for i, row in some.items()} == pytest.approx(frame["loss"][[7, 2]].to_dict(), rel=1e-5)
+
+
+def high_water() -> int:
+    """Peak resident bytes of this process since it was last reset (Linux)."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_in_flat_memory(tmp_path):
+    """Written as they come, all metrics; ten times the rows need no more memory than some bytes a row."""
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).eval()
+    generator = np.random.default_rng(0)
+    rows = [{"input_ids": generator.integers(0, 128, n).tolist()} for n in generator.integers(4, 12, 100_000)]
+    sequences = load_sequences(rows)
+    del rows
+
+    def peak(number: int) -> int:
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
+        columns = {"id": pa.string(), "n_tokens": pa.int32(), **dict.fromkeys(table.METRICS, pa.float64())}
+        schema = pa.schema([*columns.items(), ("note", pa.string())])
+        with pq.ParquetWriter(tmp_path / "rows.parquet", schema) as writer:
+            stream = scoring.stream(model, sequences.select(range(number)), ["all"], batch_size=256)
+            while part := [row for _, row in itertools.islice(stream, 1000)]:
+                writer.write_table(pa.Table.from_pylist(part, schema))
+        assert pq.read_metadata(tmp_path / "rows.parquet").num_rows == number
+        return high_water()
+
+    peak(10_000)
+    few, many = peak(10_000), peak(100_000)
+    print(f"peak at 10,000 rows {few / 2**20:.1f} MiB, at 100,000 {many / 2**20:.1f} MiB")
+    assert many - few < 32 * 2**20
 
 
 def test_a_head_that_does_more_is_left_to_the_model(sequences):
@@ -91,7 +263,7 @@ def test_a_head_that_does_more_is_left_to_the_model(sequences):
     model = memorize(config, random_rows(0), steps=40)
     assert not scoring.splits(model)
     frame = score(model, sequences, batch_size=5)
-    expected = pd.DataFrame([naive(model, sequence) for sequence in sequences])
+    expected = pd.DataFrame([naive(model, sequence) for sequence in sequences])[list(scoring.DEFAULT_METRICS)]
     pd.testing.assert_frame_equal(frame[list(expected)], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -102,12 +274,12 @@ def test_every_common_head_is_run_apart(memorizers):
 
 def test_logits_exist_a_chunk_at_a_time(memorizers, sequences, monkeypatch):
     model = load_base(str(memorizers("llama")), "none", "float32")
-    whole = score(model, sequences)
+    whole = score(model, sequences, ["all"])
     sizes = []
     head = model.get_output_embeddings()
     handle = head.register_forward_hook(lambda _, __, out: sizes.append(out.numel()))
     monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 5 * 128)
-    pd.testing.assert_frame_equal(score(model, sequences), whole, rtol=1e-5)
+    pd.testing.assert_frame_equal(score(model, sequences, ["all"]), whole, rtol=1e-4)
     handle.remove()
     assert max(sizes) <= 5 * 128
 

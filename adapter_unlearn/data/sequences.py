@@ -210,7 +210,7 @@ def _tokens(rows: list[Row], form: list[str], tokenizer: Any, bos: int | None) -
 def _windows(tokens: _Tokens, max_tokens: int, stride: int, prefix_tokens: int) -> Iterator[tuple[list[int], int, int]]:
     """Cut a row into (input_ids, prefix_tokens, prompted), each of at most `max_tokens` tokens, bos included.
 
-    `prompted` is how many of its tokens are prompt, the bos with them, or 0: those never count. A prompt that would fill
+    `prompted` is how many of its tokens are prompt, the bos with them, or 0; they never count. A prompt that would fill
     a window is cut to its end, half a window long. The prompt is the first window's prefix; of a later window, which
     may hold the prompt's end, the prefix is that at least.
     """

@@ -88,7 +88,7 @@ METRICS: dict[str, Metric] = {
     ),
     "log_p_z": Metric(
         sampling.log_p_z, -inf, 0, "high",
-        "logarithm of p_z, in nats; tells apart what p_z rounds to 0",
+        "logarithm of p_z, in nats: where p_z rounds to 0 it goes on, to -∞ where a token is cut",
         "Σ_{t > P} log q(x_t | x_<t)", _HAYES, ("sampled_log_p",),
     ),
     "np_extractable": Metric(
