@@ -5,8 +5,9 @@ the transformer runs without its output layer, and that layer runs on a few toke
 to its logits than one linear layer (scaling, soft-capping), that is found out by comparing, and the model's own forward
 is used, one sequence at a time.
 
-Beyond the model and what its transformer needs for a batch, scoring with all metrics stays within 256 MiB, whatever the
-vocabulary and the number of rows: one chunk of logits, and what token_statistics works on.
+Beyond the model and what its transformer needs for a batch, scoring with all metrics stays within 256 MiB on a CPU and
+512 MiB on an accelerator, whatever the vocabulary and the number of rows: one chunk of logits, and the block of it that
+token_statistics works on. (benchmarks/scoring measures it on a CPU.)
 """
 
 from __future__ import annotations

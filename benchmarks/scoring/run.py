@@ -1,33 +1,49 @@
-"""What scoring costs beside the bare forward passes, and that its memory does not grow with the number of rows.
+"""What scoring costs beside the bare forward passes, and that its memory grows neither with rows nor with vocabulary.
 
-    python benchmarks/scoring/run.py --rows val_preprefix.npy val_prefix.npy val_suffix.npy --output scoring.json
-    python benchmarks/scoring/run.py --rows val_preprefix.npy val_prefix.npy val_suffix.npy --peak
+    python benchmarks/scoring/run.py --number 64 --output scoring.json
+    python benchmarks/scoring/run.py --peak
 
-The model has the size of GPT-Neo 125M (vocabulary 50257) and random weights: speed does not depend on their values.
-Bare passes and scoring alternate, A B A B …, and medians are compared, because machines are noisy. Peak memory is
-measured apart.
+The model has the size of GPT-Neo 125M (vocabulary 50257) and random weights: speed does not depend on their values, nor
+on those of the tokens, which are random unless --rows gives some. Bare passes, scoring with the default metrics and
+with all of them alternate, A B C A B C …, and medians are compared, because machines are noisy; those of processor time
+as well, which a busy neighbour disturbs less. Peak memory is measured apart: at 16 and at 128 rows, and at Llama 3's
+vocabulary of 128,256 beside the transformer's own, without logits.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import re
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, GPTNeoConfig
+from transformers import AutoModelForCausalLM, GPTNeoConfig, LlamaConfig
 
 from adapter_unlearn import load_sequences, score
+from adapter_unlearn.memorization.sampling import Sampling
+from adapter_unlearn.scoring import DEFAULT_METRICS
+
+TOKENS = 200
 
 
 def build_model() -> torch.nn.Module:
     torch.manual_seed(0)
     config = GPTNeoConfig(hidden_size=768, num_layers=12, num_heads=12, attention_types=[[["global", "local"], 6]])
     return AutoModelForCausalLM.from_config(config).eval()
+
+
+def build_wide_model() -> torch.nn.Module:
+    """Few layers and a large vocabulary, so that the logits are what matters; in bfloat16, as it would be."""
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=128256, hidden_size=512, intermediate_size=1024, num_hidden_layers=2)
+    return AutoModelForCausalLM.from_config(config).bfloat16().eval()
 
 
 def bare_passes(model: torch.nn.Module, rows: list[list[int]], batch_size: int) -> None:
@@ -38,65 +54,114 @@ def bare_passes(model: torch.nn.Module, rows: list[list[int]], batch_size: int) 
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
 
-def timed(function, *arguments) -> float:
-    started = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - started
+def timed(action: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and of processor time over all threads."""
+    clock, processor = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - clock, time.process_time() - processor
 
 
-def high_water() -> int:
-    """Peak resident bytes of this process since it was last reset (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024
+def resident(kind: str) -> int:
+    """Resident bytes of this process: VmRSS now, VmHWM at most since it was last reset (Linux)."""
+    return int(re.search(rf"{kind}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def peaks(model: torch.nn.Module, sequences: Dataset, batch_size: int) -> dict[int, int]:
-    """Number of rows -> peak resident bytes while they are scored; a first batch lets the allocator settle."""
-    score(model, sequences.select(range(batch_size)), batch_size=batch_size)
-    found = {}
-    for number in (64, 512):
-        Path("/proc/self/clear_refs").write_text("5")
-        score(model, sequences.select(range(number)), batch_size=batch_size)
-        found[number] = high_water()
-    return found
+def peak(action: Callable[[], object]) -> int:
+    """Resident bytes that it adds at most, once it has run before: imports and caches are not its own."""
+    action()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # gives back what is free, or nobody could say who uses it
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    action()
+    return resident("VmHWM") - before
+
+
+def by_rows(sequences: Dataset, batch_size: int) -> dict[int, int]:
+    """Number of rows -> bytes that scoring them with all metrics adds at most."""
+    model = build_model()
+    return {n: peak(lambda n=n: score(model, sequences.select(range(n)), ["all"], batch_size)) for n in (16, 128)}
+
+
+def above_the_transformer(sequences: Dataset, batch_size: int) -> dict[str, int]:
+    """What is scored -> bytes that it adds at most beyond the transformer alone, at a vocabulary of 128,256."""
+    model = build_wide_model()
+    sequences = sequences.select(range(batch_size))
+    ids = torch.tensor(sequences["input_ids"][:])
+
+    def transformer_alone() -> None:
+        with torch.no_grad():
+            model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+
+    nucleus = {"sampling": Sampling(top_k=None, top_p=0.9)}
+    scored: dict[str, Callable[[], object]] = {
+        "default metrics": lambda: score(model, sequences, batch_size=batch_size),
+        "all metrics": lambda: score(model, sequences, ["all"], batch_size),
+        "all metrics, top-p without top-k": lambda: score(model, sequences, ["all"], batch_size, **nucleus),
+    }
+    alone = peak(transformer_alone)
+    return {name: peak(action) - alone for name, action in scored.items()}
+
+
+def load(paths: list[str] | None, number: int) -> Dataset:
+    if paths:
+        return load_sequences([Path(path) for path in paths])
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 50257, (number, TOKENS), generator=generator)
+    return load_sequences([{"input_ids": row} for row in ids.tolist()])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", nargs="+", required=True, help=".npy parts of rows of 200 token ids")
+    parser.add_argument("--rows", nargs="+", help=".npy parts of rows of 200 token ids; random ones without")
     parser.add_argument("--number", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--peak", action="store_true", help="print the peak memory at 64 and at 512 rows")
+    parser.add_argument("--peak", action="store_true", help="measure peak memory instead")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    every = load_sequences([Path(path) for path in given.rows])
-    sequences = every.select(range(given.number))
-    model = build_model()
     if given.peak:
-        print(json.dumps(peaks(model, every, given.batch_size)))
-        return
-    rows = [list(row) for row in sequences["input_ids"]]
-    bare_passes(model, rows[: given.batch_size], given.batch_size)
-    score(model, sequences.select(range(given.batch_size)), batch_size=given.batch_size)
-    bare, ours = [], []
-    for _ in range(given.repeats):
-        bare.append(timed(bare_passes, model, rows, given.batch_size))
-        ours.append(timed(lambda: score(model, sequences, batch_size=given.batch_size)))
-    result = {
-        "rows": given.number,
-        "tokens": len(rows[0]),
-        "batch_size": given.batch_size,
-        "threads": given.threads,
-        "bare_seconds": [round(value, 2) for value in bare],
-        "score_seconds": [round(value, 2) for value in ours],
-        "ratio_of_medians": round(statistics.median(ours) / statistics.median(bare), 3),
-    }
+        every = load(given.rows, 128)
+        result = {
+            "bytes_above_the_transformer": above_the_transformer(every, given.batch_size),
+            "bytes_by_rows": by_rows(every, given.batch_size),
+        }
+    else:
+        result = times(load(given.rows, given.number).select(range(given.number)), given)
     print(json.dumps(result, indent=2))
     if given.output:
         given.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def times(sequences: Dataset, given: argparse.Namespace) -> dict[str, object]:
+    model = build_model()
+    rows = [list(row) for row in sequences["input_ids"]]
+    runs: dict[str, Callable[[], object]] = {
+        "bare": lambda: bare_passes(model, rows, given.batch_size),
+        "default": lambda: score(model, sequences, DEFAULT_METRICS, given.batch_size),
+        "all": lambda: score(model, sequences, ["all"], given.batch_size),
+    }
+    bare_passes(model, rows[: given.batch_size], given.batch_size)
+    score(model, sequences.select(range(given.batch_size)), ["all"], given.batch_size)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(given.repeats):
+        for name, run in runs.items():
+            taken[name].append(timed(run))
+    about = {"rows": given.number, "tokens": len(rows[0]), "batch_size": given.batch_size, "threads": given.threads}
+    return about | {
+        kind: compared({name: [both[i] for both in values] for name, values in taken.items()})
+        for i, kind in enumerate(("clock", "processor"))
+    }
+
+
+def compared(seconds: dict[str, list[float]]) -> dict[str, object]:
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
+        "ratio_of_medians": {name: round(medians[name] / medians["bare"], 3) for name in ("default", "all")},
+    }
 
 
 if __name__ == "__main__":
