@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from adapter_unlearn.data import load_sequences
     from adapter_unlearn.errors import InputError, ModelError, OutputError, RecipeError, UserError
     from adapter_unlearn.evaluation.report import Report
+    from adapter_unlearn.measuring import score
     from adapter_unlearn.merging import merge
     from adapter_unlearn.models import load_base
     from adapter_unlearn.pipeline import evaluate, evaluate_interference, negate_searched, unlearn
     from adapter_unlearn.recipe import Recipe, load_recipe
     from adapter_unlearn.rounding import survival
-    from adapter_unlearn.scoring import score
 
 __version__ = "0.1.0.dev0"
 
@@ -61,7 +61,7 @@ _ROOMS = {
     "merge": "merging",
     "negate": "arithmetic",
     "negate_searched": "pipeline",
-    "score": "scoring",
+    "score": "measuring",
     "survival": "rounding",
     "unlearn": "pipeline",
 }

@@ -13,7 +13,7 @@ from conftest import as_sequences, random_rows
 
 from adapter_unlearn import InputError, RecipeError, load_base, score
 from adapter_unlearn.evaluation.modules import module
-from adapter_unlearn.memorization import table
+from adapter_unlearn.memorization.catalogue import CATALOGUE
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +31,11 @@ def sequences():
     return as_sequences(random_rows(0), prefix_tokens=10)
 
 
-@pytest.mark.parametrize("name", table.METRICS)
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_a_module_gives_the_numbers_of_score(model, sequences, name):
     metric = module(name)
     assert isinstance(metric, evaluate.Metric) and metric.name == name
-    assert table.METRICS[name].means in metric.description and metric.citation == table.METRICS[name].source
+    assert CATALOGUE[name].means in metric.description and metric.citation == CATALOGUE[name].source
     if name in ("zlib", "reference_loss_difference"):
         with pytest.raises(InputError, match=r"tokenizer|no adapters"):
             metric.compute(model=model, sequences=sequences)

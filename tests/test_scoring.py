@@ -88,7 +88,7 @@ def test_equals_the_naive_definition(memorizers, sequences, architecture, quanti
     expected = pd.DataFrame([naive(model, sequence) for sequence in sequences])
     assert {*expected} == {*table.METRICS} - NEEDS_ADAPTERS
     for batch_size in (1, 7):
-        frame = score(model, sequences, ["all"], batch_size=batch_size)
+        frame = score(model, sequences, ["forward"], batch_size=batch_size)
         pd.testing.assert_frame_equal(frame[list(expected)], expected, rtol=1e-4, atol=1e-5)
         assert list(frame) == ["id", "n_tokens", *table.METRICS, "note"]
         assert list(frame["id"]) == list(sequences["id"])
@@ -138,7 +138,7 @@ def test_with_an_adapter_that_memorized(memorizers, quantization):
         as_sequences(some, prefix_tokens=8).remove_columns("zlib_bytes").add_column("zlib_bytes", [60] * 6)
         for some in (rows, random_rows(4, (40, 31, 36, 50, 28, 44)))
     )
-    frame = score(model, known, ["all"], batch_size=4)
+    frame = score(model, known, ["forward"], batch_size=4)
     expected = pd.DataFrame([naive(model, sequence) for sequence in known])
     with model.disable_adapter():
         before = np.array([naive(model, sequence)["loss"] for sequence in known])
@@ -146,7 +146,7 @@ def test_with_an_adapter_that_memorized(memorizers, quantization):
     pd.testing.assert_frame_equal(frame[list(expected)], expected, rtol=1e-4, atol=1e-5)
     assert model.active_adapters == ["default"]
     assert trainable == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    told = membership(frame, score(model, unseen, ["all"])).set_index("metric")
+    told = membership(frame, score(model, unseen, ["forward"])).set_index("metric")
     # No sequence leaves 50 tokens after its prefix.
     assert set(told.index) == set(table.METRICS)
     assert told.index[told["auc"].isna()].tolist() == ["extractable_50"] == told.index[told["n_forget"] == 0].tolist()
@@ -161,7 +161,7 @@ def test_the_prompt_does_not_count(memorizers):
     sequences = Dataset.from_dict(columns)
     model = load_base(str(memorizers("llama")), "none", "float32")
     expected = naive(model, sequences[0])
-    assert score(model, sequences, ["all"])[list(expected)].iloc[0].to_dict() == pytest.approx(
+    assert score(model, sequences, ["forward"])[list(expected)].iloc[0].to_dict() == pytest.approx(
         expected, rel=1e-4, nan_ok=True
     )
 
@@ -171,7 +171,7 @@ def test_one_forward_a_batch_whatever_the_metrics(memorizers, sequences):
     score(model, sequences, batch_size=4)  # finds out how the output layer can be run
     calls = []
     handle = model.model.register_forward_hook(lambda *_: calls.append(1))
-    score(model, sequences, ["all"], batch_size=4)
+    score(model, sequences, ["forward"], batch_size=4)
     handle.remove()
     assert len(calls) == math.ceil(len(sequences) / 4)
 
@@ -190,11 +190,11 @@ def test_a_second_forward_only_to_compare_with_the_base(memorizers, sequences):
 
     forwards(["loss"])  # finds out how the output layer can be run
     assert forwards([name for name in table.METRICS if name not in NEEDS_ADAPTERS]) == batches
-    assert forwards(["all"]) == forwards(list(NEEDS_ADAPTERS)) == 2 * batches
+    assert forwards(["forward"]) == forwards(list(NEEDS_ADAPTERS)) == 2 * batches
     changed = score(model, sequences, ["reference_loss_difference"])["reference_loss_difference"]
     assert (changed != 0).all()
     with model.disable_adapter():
-        assert forwards(["all"]) == batches, "it is its own reference"
+        assert forwards(["forward"]) == batches, "it is its own reference"
         frame = score(model, sequences, ["loss", "reference_loss_difference"])
         assert (frame["reference_loss_difference"] == 0).all()
         assert frame["loss"].tolist() == score(model, sequences, ["loss"])["loss"].tolist(), "the adapters stayed off"
@@ -239,7 +239,7 @@ def test_a_hundred_thousand_rows_in_flat_memory(tmp_path):
         columns = {"id": pa.string(), "n_tokens": pa.int32(), **dict.fromkeys(table.METRICS, pa.float64())}
         schema = pa.schema([*columns.items(), ("note", pa.string())])
         with pq.ParquetWriter(tmp_path / "rows.parquet", schema) as writer:
-            stream = scoring.stream(model, sequences.select(range(number)), ["all"], batch_size=256)
+            stream = scoring.stream(model, sequences.select(range(number)), ["forward"], batch_size=256)
             while part := [row for _, row in itertools.islice(stream, 1000)]:
                 writer.write_table(pa.Table.from_pylist(part, schema))
         assert pq.read_metadata(tmp_path / "rows.parquet").num_rows == number
@@ -274,12 +274,12 @@ def test_every_common_head_is_run_apart(memorizers):
 
 def test_logits_exist_a_chunk_at_a_time(memorizers, sequences, monkeypatch):
     model = load_base(str(memorizers("llama")), "none", "float32")
-    whole = score(model, sequences, ["all"])
+    whole = score(model, sequences, ["forward"])
     sizes = []
     head = model.get_output_embeddings()
     handle = head.register_forward_hook(lambda _, __, out: sizes.append(out.numel()))
     monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 5 * 128)
-    pd.testing.assert_frame_equal(score(model, sequences, ["all"]), whole, rtol=1e-4)
+    pd.testing.assert_frame_equal(score(model, sequences, ["forward"]), whole, rtol=1e-4)
     handle.remove()
     assert max(sizes) <= 5 * 128
 

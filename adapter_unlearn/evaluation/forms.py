@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapter_unlearn import models, rounding, scoring
+import numpy as np
+
+from adapter_unlearn import measuring, models, rounding, scoring
 from adapter_unlearn.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class Measurement:
         forget: the forget set's scores, a row a sequence.
         reference: the same for the reference set, or None.
         perplexities: name of a set -> its perplexity, over the whole set.
+        losses: name of a set -> each sequence's loss, NaN where there is none.
+        tokens: name of a set -> how many tokens each of those is the mean over.
         before: the base in this form's precision, where that is not the run's: quantization alone changes perplexity,
             and nobody should take that for the adapter's doing.
         loaded_as: dtype and quantization in words.
@@ -47,6 +51,8 @@ class Measurement:
     forget: pd.DataFrame
     reference: pd.DataFrame | None
     perplexities: dict[str, float]
+    losses: dict[str, np.ndarray]
+    tokens: dict[str, np.ndarray]
     before: Measurement | None = None
     loaded_as: str = ""
     deltas: pd.DataFrame | None = None
@@ -86,7 +92,7 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
     def scored(name: str, sequences: Dataset) -> pd.DataFrame:
         chosen = wanted if name in ("forget", "reference") else ("loss",)
         try:
-            frame = scoring.score(model, sequences, chosen, how.batch_size, how.accelerator)
+            frame = measuring.score(model, sequences, chosen, how.batch_size, how.accelerator)
         except InputError as error:
             raise InputError(f"data.{name}: {error}") from error
         scoring.check_finite(frame)
@@ -94,12 +100,15 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
 
     with models.active(model, adapters):
         frames = {name: scored(name, sequences) for name, sequences in how.sets.given().items()}
-    perplexities = {
-        name: scoring.perplexity(frames[name], sequences)
-        for name, sequences in how.sets.given().items()
-        if name != "forget"
-    }
-    return Measurement(form, frames["forget"], frames.get("reference"), perplexities)
+    others = {name: sequences for name, sequences in how.sets.given().items() if name != "forget"}
+    return Measurement(
+        form,
+        frames["forget"],
+        frames.get("reference"),
+        perplexities={name: scoring.perplexity(frames[name], sequences) for name, sequences in others.items()},
+        losses={name: frames[name]["loss"].to_numpy(dtype=float) for name in others},
+        tokens={name: np.array(scoring.predicted_tokens(sequences)) for name, sequences in others.items()},
+    )
 
 
 def needs_merging(forms: Sequence[Form]) -> list[Form]:

@@ -1,4 +1,4 @@
-"""Each row of the metrics table as a module of the library `evaluate`, without a hub: made here, not downloaded."""
+"""Every metric as a module of the library `evaluate`, without a hub: made here, not downloaded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import datasets
 import evaluate
 import numpy as np
 
-from adapter_unlearn import scoring
+from adapter_unlearn import measuring, scoring
 from adapter_unlearn.errors import RecipeError
-from adapter_unlearn.memorization import table
+from adapter_unlearn.memorization.catalogue import CATALOGUE, chosen
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MemorizationModule(evaluate.Metric):
-    """A metric of the table. It measures a model, so it takes a model and sequences, not predictions.
+    """A metric of the catalogue. It measures a model, so it takes a model and sequences, not predictions.
 
     evaluate.Metric would write what it is fed with to Arrow files in the cache; this one is fed with nothing.
     """
@@ -27,7 +27,7 @@ class MemorizationModule(evaluate.Metric):
     metric: str
 
     def _info(self) -> evaluate.MetricInfo:
-        row = table.METRICS[self.metric]
+        row = CATALOGUE[self.metric]
         return evaluate.MetricInfo(
             description=f"{row.means}; {row.formula}",
             citation=row.source,
@@ -65,7 +65,7 @@ class MemorizationModule(evaluate.Metric):
         """
         if model is None or sequences is None or predictions is not None or references is not None:
             raise RecipeError(f"{self.metric} measures a model: call compute(model=…, sequences=…)")
-        scored = scoring.score(model, sequences, [self.metric], batch_size, sampling=sampling)
+        scored = measuring.score(model, sequences, [self.metric], batch_size, sampling=sampling)
         scoring.check_finite(scored)
         values = scored[self.metric].to_numpy(dtype=float)
         return {self.metric: float(np.nanmean(values)), "per_sequence": values.tolist()}
@@ -80,11 +80,11 @@ class MemorizationModule(evaluate.Metric):
 
 
 def module(metric: str) -> MemorizationModule:
-    """The `evaluate` module of a row of the metrics table: module("extractable").compute(model=…, sequences=…).
+    """The `evaluate` module of a metric: module("extractable").compute(model=…, sequences=…).
 
     Raises:
         RecipeError: there is no such row.
     """
-    if len(table.chosen([metric])) > 1:
-        raise RecipeError(f"a module is one metric, not {metric}; score gives several from the same forward")
+    if len(chosen([metric])) > 1:
+        raise RecipeError(f"a module is one metric, not {metric}; score gives several at once")
     return type(metric, (MemorizationModule,), {"metric": metric})()  # evaluate names a module after its class

@@ -10,12 +10,16 @@ import numpy as np
 import pandas as pd
 
 from adapter_unlearn import rounding
-from adapter_unlearn.memorization import outliers
+from adapter_unlearn.memorization import outliers, set_level
 from adapter_unlearn.memorization.outliers import PAPER, Bounds
 
 if TYPE_CHECKING:
     from adapter_unlearn.evaluation.forms import Measurement
     from adapter_unlearn.sets import Sets
+
+
+# What a summary tells in figures of its own; of every other metric it gives the mean.
+_SUMMARIZED = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Report:
         sequences: the forget set, one row a (sequence, form); the columns of `score`, and form.
         reference: the same for the reference set; empty without one.
         summary: {"forms": {form: aggregates}}, as in summary.json.
+        membership: whether one can tell by each metric that the forget set was trained on, a row a (metric, form); see
+            set_level.membership. Empty without a reference set.
         deltas: what of the adapters' deltas arrives in each form's weights, one row a (module, form); empty where
             nothing was merged.
     """
@@ -33,6 +39,7 @@ class Report:
     sequences: pd.DataFrame
     reference: pd.DataFrame
     summary: dict[str, Any]
+    membership: pd.DataFrame = field(default_factory=pd.DataFrame)
     deltas: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
@@ -57,18 +64,35 @@ def report(measurements: Sequence[Measurement], sets: Sets, bounds: Bounds) -> R
         sequences=_side_by_side([(m.form, m.forget) for m in measurements]),
         reference=_side_by_side([(m.form, m.reference) for m in measurements if m.reference is not None]),
         summary={"forms": {m.form: _of_form(m, base, list(documents), bounds) for m in measurements}},
+        membership=_joined([_membership(m) for m in measurements if m.reference is not None]),
         deltas=_joined([m.deltas.assign(form=m.form) for m in measurements if m.deltas is not None]),
     )
 
 
 def _of_form(m: Measurement, base: Measurement, documents: list[str], bounds: Bounds) -> dict[str, Any]:
     """A form's aggregates, those of its own base where that is another one, and what of the delta is in its weights."""
-    found = _aggregates(m, m.before or base, documents, bounds)
+    before = m.before or base
+    found = _aggregates(m, before, documents, bounds)
+    for name, losses in m.losses.items():
+        found[f"{name}_perplexity_interval"] = _ends(set_level.perplexity_interval(losses, m.tokens[name]))
+        if m is not base:
+            change = set_level.perplexity_change_interval(before.losses[name], losses, m.tokens[name])
+            found[f"{name}_perplexity_change"] = change.value
+            found[f"{name}_perplexity_change_interval"] = _ends(change)
     if m.before is not None:
         found["before"] = _aggregates(m.before, m.before, documents, bounds) | {"loaded_as": m.loaded_as}
     if m.deltas is not None:
         found["delta"] = rounding.overall(m.deltas)
     return found
+
+
+def _ends(estimate: set_level.Estimate) -> list[float]:
+    return [estimate.low, estimate.high]
+
+
+def _membership(m: Measurement) -> pd.DataFrame:
+    assert m.reference is not None
+    return set_level.membership(m.forget, m.reference).assign(form=m.form)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -95,19 +119,25 @@ def _aggregates(m: Measurement, base: Measurement, documents: list[str], bounds:
         "extractable_documents": int(extractable.groupby(documents).max().sum()),
         "extractable_50": int(m.forget["extractable_50"].sum()),
         "loss_mean": float(m.forget["loss"].mean()),
+        "memorization_accuracy_mean_interval": _ends(set_level.mean_interval(accuracy)),
         "bounds": {"kind": bounds.kind, "low": bounds.low, "high": bounds.high},
         "paper_bounds": {"low": PAPER.low, "high": PAPER.high} | outliers.count(accuracy, before, PAPER),
     }
     found |= outliers.count(accuracy, before, bounds)
+    found |= {f"{name}_mean": float(m.forget[name].mean()) for name in _further(m.forget)}
     if m.reference is not None:
         found |= _against(m.forget, m.reference)
     return found | {f"{name}_perplexity": value for name, value in m.perplexities.items()}
 
 
+def _further(frame: pd.DataFrame) -> list[str]:
+    return [name for name in frame.columns[2:-1] if name not in _SUMMARIZED]
+
+
 def _against(forget: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
     """The never-seen sequences, and whether the forget set can be told from them; 0.5 is a coin."""
     unseen = reference["memorization_accuracy"].to_numpy(dtype=float)
-    return {
+    return {f"reference_{name}_mean": float(reference[name].mean()) for name in _further(reference)} | {
         "reference_memorization_accuracy_mean": float(np.nanmean(unseen)),
         "reference_memorization_accuracy_max": float(np.nanmax(unseen)),
         "reference_longest_verbatim_run_max": int(reference["longest_verbatim_run"].max()),

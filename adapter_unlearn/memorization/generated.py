@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -167,6 +167,10 @@ class GeneratedMetric:
         lower: the least it can be.
         upper: the most it can be.
         means: one line for tables and reports.
+        formula: its definition, in the signs that docs.py explains.
+        source: who defined it.
+        cost: what it costs for a batch.
+        memorized: which way it goes with memorization.
     """
 
     function: Callable[[Continuations], float]
@@ -174,21 +178,37 @@ class GeneratedMetric:
     lower: float
     upper: float
     means: str
+    formula: str
+    source: str
+    cost: str = "1 forward, 1 continuation"
+    memorized: Literal["high", "low"] = "high"
 
 
 GENERATED_METRICS: dict[str, GeneratedMetric] = {
     "extraction_likelihood": GeneratedMetric(
-        extraction_likelihood, el_starts, 0, 1, "EL_10: overlap of greedy continuations with the text, all prefixes"
+        extraction_likelihood, el_starts, 0, 1,
+        "EL_10: overlap of the greedy continuations of all prefixes with the rest of the text",
+        "mean over t ≤ T-10 of overlap_10(f(x_1 … x_t), x_{t+1} … x_T)", "Jang et al., 2022, arXiv:2210.01504",
+        "1 forward, a continuation a miss",
     ),
     "rouge_l": GeneratedMetric(
-        _after_prefix(rouge_l), prefix_start, 0, 1, "ROUGE-L of the prefix's greedy continuation, on tokens"
+        _after_prefix(rouge_l), prefix_start, 0, 1,
+        "ROUGE-L of the prefix's greedy continuation, on tokens", "F1 of the longest common subsequence",
+        "Lin, 2004; library rouge-score",
     ),
-    "bleu": GeneratedMetric(_after_prefix(bleu), prefix_start, 0, 1, "BLEU of the prefix's greedy continuation"),
+    "bleu": GeneratedMetric(
+        _after_prefix(bleu), prefix_start, 0, 1,
+        "BLEU of the prefix's greedy continuation, on tokens", "sentence BLEU-4, effective order",
+        "Papineni et al., 2002; library sacrebleu",
+    ),
     "edit_similarity": GeneratedMetric(
-        _after_prefix(edit_similarity), prefix_start, 0, 1, "1 - normalized edit distance of the greedy continuation"
+        _after_prefix(edit_similarity), prefix_start, 0, 1,
+        "likeness of the prefix's greedy continuation to the rest, on tokens",
+        "1 - Levenshtein distance / longer length", "library rapidfuzz",
     ),
     "longest_common_substring": GeneratedMetric(
         _after_prefix(longest_common_substring), prefix_start, 0, float("inf"),
         "most consecutive tokens of the greedy continuation that are somewhere in the rest of the text",
+        "longest common substring of f(x_1 … x_P) and x_{P+1} … x_T", "ours",
     ),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from adapter_unlearn.memorization import table
+from adapter_unlearn.memorization.catalogue import CATALOGUE, chosen
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -174,7 +174,7 @@ def membership(forget: pd.DataFrame, reference: pd.DataFrame, metrics: Sequence[
     Args:
         forget: scores of the forget set, as `score` gives them.
         reference: scores of never-seen sequences of its kind, by the same model.
-        metrics: which columns; None takes all that are rows of the metrics table. The table says which way each goes
+        metrics: which columns; None takes all that are metrics. The catalogue says which way each goes
             with memorization.
 
     Returns:
@@ -184,10 +184,10 @@ def membership(forget: pd.DataFrame, reference: pd.DataFrame, metrics: Sequence[
     Raises:
         RecipeError: a metric is unknown.
     """
-    common = [name for name in table.METRICS if name in forget and name in reference]
+    common = [name for name in CATALOGUE if name in forget and name in reference]
     rows = []
-    for name, metric in table.chosen(common if metrics is None else metrics).items():
-        sign = 1 if metric.memorized == "high" else -1
+    for name in chosen(common if metrics is None else metrics):
+        sign = 1 if CATALOGUE[name].memorized == "high" else -1
         members, others = (sign * frame[name].to_numpy(dtype=float) for frame in (forget, reference))
         area, rate = auc_interval(members, others), tpr_at_fpr_interval(members, others)
         counts = [int((~np.isnan(values)).sum()) for values in (members, others)]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapter_unlearn import manifest, models, recipe, run_folder, scoring, sets
+from adapter_unlearn import manifest, measuring, models, recipe, run_folder, scoring, sets
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.evaluation.interference import interference
 from adapter_unlearn.evaluation.report import Report, bounds_of, report
-from adapter_unlearn.memorization import table
+from adapter_unlearn.memorization import catalogue
 from adapter_unlearn.pipeline.common import (
     check_mergeable,
     check_output,
@@ -83,7 +83,7 @@ def evaluate(
         ),
         evaluation=recipe.Evaluation(list(forms), list(metrics), bounds, batch_size),
     ))  # fmt: skip
-    table.chosen(metrics)
+    catalogue.chosen(metrics)
     if output_dir is not None:
         check_output(output_dir, overwrite, run.model, run.data, adapters)
     check_mergeable(run.model, forms)
@@ -214,7 +214,7 @@ def score_files(
     Raises:
         UserError: a file, the model, an adapter or the folder can't be used.
     """
-    table.chosen(metrics)
+    catalogue.chosen(metrics)
     run = recipe.checked(recipe.Recipe(
         model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
         data=recipe.Data(forget, max_tokens=max_tokens, prefix_tokens=prefix_tokens),
@@ -226,7 +226,7 @@ def score_files(
     given, _ = sets.load(run.model, run.data)
     base: Any = load_base(run.model, adapter, force)
     scored = models.stack(base, adapter) if adapter else base
-    frame = scoring.score(scored, given.forget, metrics, batch_size, accelerator)
+    frame = measuring.score(scored, given.forget, metrics, batch_size, accelerator)
     scoring.check_finite(frame)
 
     def write_scores(place: str | Path) -> None:

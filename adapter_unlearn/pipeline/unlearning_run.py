@@ -19,7 +19,7 @@ from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
 from adapter_unlearn.evaluation.report import bounds_of, report
-from adapter_unlearn.memorization import table
+from adapter_unlearn.memorization import catalogue
 from adapter_unlearn.pipeline.common import (
     check_mergeable,
     check_output,
@@ -58,7 +58,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
     run = _resolved(run)
     carried = [run.model.adapter] if run.model.adapter else []
     check_output(run.output_dir, overwrite, run.model, run.data, carried)
-    table.chosen(run.evaluation.metrics)
+    catalogue.chosen(run.evaluation.metrics)
     check_mergeable(run.model, run.evaluation.forms)
     started = time.monotonic()
     accelerator = new_accelerator(run.tracking, Path(run.output_dir).parent)

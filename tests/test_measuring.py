@@ -1,0 +1,43 @@
+"""One table of all metrics: of the forward and of what is generated, the reasons of both in one note."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from conftest import as_sequences, random_rows
+
+from adapter_unlearn import RecipeError, continuation, load_base, score, scoring
+from adapter_unlearn.memorization.catalogue import CATALOGUE, GROUPS, chosen
+
+
+@pytest.fixture(scope="module")
+def model(memorizers):
+    return load_base(str(memorizers("llama")), "none", "float32")
+
+
+def test_both_kinds_stand_side_by_side_in_the_order_asked(model):
+    rows = [*random_rows(0)[:4], random_rows(0)[0][:8]]  # the last is too short for EL_10
+    names = ["rouge_l", "loss", "extraction_likelihood", "extractable_50"]
+    frame = score(model, as_sequences(rows), names, batch_size=2)
+    assert list(frame) == ["id", "n_tokens", *names, "note"]
+    alone = scoring.score(model, as_sequences(rows), ["loss", "extractable_50"])
+    pd.testing.assert_frame_equal(frame[["id", "loss"]], alone[["id", "loss"]], atol=1e-5)
+    generated = continuation.measure(model, as_sequences(rows), ["rouge_l", "extraction_likelihood"])
+    for i in range(4):
+        assert frame.loc[i, "rouge_l"] == pytest.approx(generated[i]["rouge_l"])
+        assert frame.loc[i, "extraction_likelihood"] == pytest.approx(generated[i]["extraction_likelihood"])
+    assert frame.loc[4, ["extraction_likelihood", "extractable_50"]].isna().all()
+    assert "extraction_likelihood: " in frame.loc[4, "note"] and "extractable_50: " in frame.loc[4, "note"]
+
+
+def test_words_for_several():
+    assert chosen(["all"]) == list(CATALOGUE) and set(chosen(["forward"])) < set(CATALOGUE)
+    assert chosen(["loss", "forward"])[0] == "loss" and len(chosen(["loss", "forward"])) == len(GROUPS["forward"])
+    with pytest.raises(RecipeError, match=r"unknown metric 'bleurt'.*extraction_likelihood"):
+        chosen(["bleurt"])
+
+
+def test_every_metric_of_the_catalogue_is_a_column(model):
+    frame = score(model, as_sequences(random_rows(0)[:3]), ["all"])
+    assert list(frame) == ["id", "n_tokens", *CATALOGUE, "note"]
+    assert "the model's output" not in "".join(frame["note"])
