@@ -39,6 +39,8 @@ def measure_utility(
 ) -> pd.DataFrame:
     """Measure the loaded model as its adapters are set: call it within `models.active`, once for each form.
 
+    Nothing is shared among processes: every one that calls it measures everything.
+
     Args:
         model: a causal language model, with or without adapters, in eval mode. It is neither copied nor changed.
         tokenizer: the model's; it is not changed.
