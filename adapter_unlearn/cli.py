@@ -217,6 +217,11 @@ def _add_evaluate(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", nargs="+", default=[], help=METRIC_HELP)
     parser.add_argument("--bounds", choices=["reference", "paper"], default="reference")
     parser.add_argument(
+        "--tasks", nargs="+", default=[], help="downstream tasks: lm-eval's names, `paper`, `quick`, or task files"
+    )
+    parser.add_argument("--replies", type=str, default=None, help="dialogues (jsonl: prompt, reply) to be answered")
+    parser.add_argument("--limit", type=int, default=None, help="only the first so many samples of each task")
+    parser.add_argument(
         "--matrix", action="store_true",
         help="each --forget file is a set of its own: which combination of adapters silences which set",
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -11,6 +11,7 @@ from adapter_unlearn import continuation, scoring
 from adapter_unlearn.memorization import catalogue
 from adapter_unlearn.memorization.generated import GENERATED_METRICS
 from adapter_unlearn.memorization.sampling import Sampling
+from adapter_unlearn.memorization.teacher_forced import Predictions
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ def score(
     batch_size: int = 16,
     accelerator: Accelerator | None = None,
     sampling: Sampling = scoring.DEFAULT_SAMPLING,
+    observe: Callable[[int, Predictions], None] | None = None,
 ) -> pd.DataFrame:
     """Score every sequence: all forward metrics from one teacher-forced forward, the others from what is generated.
 
@@ -35,6 +37,7 @@ def score(
         batch_size: sequences in one forward; the numbers do not depend on it.
         accelerator: with several processes, each scores its share and all get the whole table.
         sampling: how tokens would be drawn, for p_z and what is made of it.
+        observe: called with the index and the predictions of each sequence of this process's share.
 
     Returns:
         A row a sequence, in the order given: id, n_tokens, a column a metric, and note (why a value is NaN).
@@ -46,7 +49,7 @@ def score(
     names = catalogue.chosen(metrics)
     generated = [name for name in names if name in GENERATED_METRICS]
     forward = [name for name in names if name not in generated]
-    frame = scoring.score(model, sequences, forward, batch_size, accelerator, sampling)
+    frame = scoring.score(model, sequences, forward, batch_size, accelerator, sampling, observe)
     if not generated:
         return frame
     share = list(range(len(sequences)))

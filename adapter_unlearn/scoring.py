@@ -55,6 +55,7 @@ def score(
     batch_size: int = 16,
     accelerator: Accelerator | None = None,
     sampling: Sampling = DEFAULT_SAMPLING,
+    observe: Callable[[int, Predictions], None] | None = None,
 ) -> pd.DataFrame:
     """Score every sequence from one teacher-forced forward, whatever the number of metrics.
 
@@ -66,6 +67,8 @@ def score(
         batch_size: sequences in one forward; the numbers do not depend on it.
         accelerator: with several processes, each scores its share and all get the whole table.
         sampling: how tokens would be drawn, for p_z and what is made of it.
+        observe: called with the index and the predictions of each sequence of this process's share, for what is no
+            single number.
 
     Returns:
         A row a sequence, in the order given: id, n_tokens, a column a metric, and note (why a value is NaN).
@@ -78,7 +81,7 @@ def score(
     share = list(range(len(sequences)))
     if accelerator is not None:
         share = share[accelerator.process_index :: accelerator.num_processes]
-    by_index = dict(stream(model, sequences, metrics, batch_size, sampling, share))
+    by_index = dict(stream(model, sequences, metrics, batch_size, sampling, share, observe))
     if accelerator is not None and accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
@@ -97,6 +100,7 @@ def stream(
     batch_size: int = 16,
     sampling: Sampling = DEFAULT_SAMPLING,
     indices: Sequence[int] | None = None,
+    observe: Callable[[int, Predictions], None] | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of `score` as they come, each with its sequence's index: longest first, a batch at a time.
 
@@ -109,6 +113,7 @@ def stream(
         batch_size: sequences in one forward.
         sampling: how tokens would be drawn.
         indices: which sequences; None is all.
+        observe: as for `score`.
 
     Raises:
         RecipeError: a metric is unknown; it is raised with the first row.
@@ -118,6 +123,8 @@ def stream(
     share = range(len(sequences)) if indices is None else indices
     for batch, columns, seen in _batch_by_batch(model, sequences, share, batch_size, needs, sampling):
         for i, name, ids, predictions in zip(batch, columns["id"], columns["input_ids"], seen):
+            if observe is not None:
+                observe(i, predictions)
             yield i, {"id": name, "n_tokens": len(ids), **_row(predictions, rows)}
 
 
@@ -262,7 +269,7 @@ def batches(sequences: Dataset, indices: Sequence[int], batch_size: int) -> list
 
 
 def _order(sequences: Dataset, indices: Sequence[int]) -> list[int]:
-    order = np.lexsort((indices, -_lengths(sequences.select(indices))))
+    order = np.lexsort((np.asarray(indices, dtype=int), -_lengths(sequences.select(indices))))
     return np.asarray(indices, dtype=int)[order].tolist()
 
 

@@ -8,6 +8,7 @@ from conftest import as_sequences, random_rows
 
 from adapter_unlearn import RecipeError, continuation, load_base, score, scoring
 from adapter_unlearn.memorization.catalogue import CATALOGUE, GROUPS, chosen
+from adapter_unlearn.memorization.prefixes import prefix_curve, worst_of
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +42,18 @@ def test_every_metric_of_the_catalogue_is_a_column(model):
     frame = score(model, as_sequences(random_rows(0)[:3]), ["all"])
     assert list(frame) == ["id", "n_tokens", *CATALOGUE, "note"]
     assert "the model's output" not in "".join(frame["note"])
+
+
+def test_the_curve_of_a_set_is_the_worst_of_its_sequences(model):
+    """From the forward that scores them: at each prefix length, against decoding from the definition's prefixes."""
+    rows = random_rows(0)
+    seen = {}
+    score(model, as_sequences(rows), ["loss"], observe=lambda i, predictions: seen.update({i: predictions}))
+    curves = worst_of([prefix_curve(seen[i]) for i in range(len(rows))])
+    for _, point in curves.iterrows():
+        k = int(point["prefix_tokens"])
+        long_enough = [i for i, row in enumerate(rows) if len(row) - k >= 20]
+        recited = [bool(seen[i].hits[k - 1 :].all()) for i in long_enough]
+        assert point["n_sequences"] == len(long_enough) and point["extractable"] == sum(recited)
+    assert curves["prefix_tokens"].tolist() == list(range(1, max(map(len, rows)) - 20 + 1))
+    assert curves["extractable"].max() > 0

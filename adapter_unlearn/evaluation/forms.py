@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate.utils import gather_object
 
 from adapter_unlearn import measuring, models, rounding, scoring
 from adapter_unlearn.errors import InputError
+from adapter_unlearn.evaluation import utility
+from adapter_unlearn.memorization.prefixes import prefix_curve, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
     from accelerate import Accelerator
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
+    from adapter_unlearn.memorization.teacher_forced import Predictions
     from adapter_unlearn.models import Quantization
     from adapter_unlearn.recipe import Form, Model
     from adapter_unlearn.sets import Sets
@@ -44,6 +49,8 @@ class Measurement:
         before: the base in this form's precision, where that is not the run's: quantization alone changes perplexity,
             and nobody should take that for the adapter's doing.
         loaded_as: dtype and quantization in words.
+        curves: what greedy decoding recites from every prefix length; see prefixes.worst_of.
+        utility: downstream tasks and replies, a row a (task, metric, sample); None where none were asked for.
         deltas: what of the adapters' deltas arrives in this form's weights, a row a module (see rounding.survival).
     """
 
@@ -55,6 +62,8 @@ class Measurement:
     tokens: dict[str, np.ndarray]
     before: Measurement | None = None
     loaded_as: str = ""
+    curves: pd.DataFrame | None = None
+    utility: pd.DataFrame | None = None
     deltas: pd.DataFrame | None = None
 
 
@@ -67,12 +76,20 @@ class Measuring:
         metrics: rows of the metrics table, beside NEEDED.
         batch_size: sequences in one forward.
         accelerator: shares the work among processes.
+        tasks: downstream tasks beside the sets; see lm_tasks.score_tasks.
+        replies: a file of dialogues, or None; see replies.score_replies.
+        limit: only the first so many samples of each task and of the dialogues.
+        tokenizer: needed for tasks and replies.
     """
 
     sets: Sets
     metrics: Sequence[str] = NEEDED
     batch_size: int = 16
     accelerator: Accelerator | None = None
+    tasks: Sequence[str] = ()
+    replies: str | None = None
+    limit: int | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
 
 
 def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Measuring) -> Measurement:
@@ -89,10 +106,16 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
     """
     wanted = list(dict.fromkeys([*NEEDED, *how.metrics]))
 
+    curves: dict[int, dict[str, np.ndarray]] = {}
+
+    def see(i: int, predictions: Predictions) -> None:
+        curves[i] = prefix_curve(predictions)
+
     def scored(name: str, sequences: Dataset) -> pd.DataFrame:
         chosen = wanted if name in ("forget", "reference") else ("loss",)
+        observe = see if name == "forget" else None
         try:
-            frame = measuring.score(model, sequences, chosen, how.batch_size, how.accelerator)
+            frame = measuring.score(model, sequences, chosen, how.batch_size, how.accelerator, observe=observe)
         except InputError as error:
             raise InputError(f"data.{name}: {error}") from error
         scoring.check_finite(frame)
@@ -100,6 +123,13 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
 
     with models.active(model, adapters):
         frames = {name: scored(name, sequences) for name, sequences in how.sets.given().items()}
+        able = None
+        if how.tasks or how.replies is not None:  # every process measures all of it: lm-eval shares no samples here
+            able = utility.measure_utility(
+                model, how.tokenizer, how.tasks, how.replies, limit=how.limit, batch_size=how.batch_size
+            )
+    if how.accelerator is not None and how.accelerator.num_processes > 1:
+        curves = dict(gather_object(list(curves.items())))
     others = {name: sequences for name, sequences in how.sets.given().items() if name != "forget"}
     return Measurement(
         form,
@@ -108,6 +138,8 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
         perplexities={name: scoring.perplexity(frames[name], sequences) for name, sequences in others.items()},
         losses={name: frames[name]["loss"].to_numpy(dtype=float) for name in others},
         tokens={name: np.array(scoring.predicted_tokens(sequences)) for name, sequences in others.items()},
+        curves=worst_of(curves.values()),
+        utility=able,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from adapter_unlearn import rounding
+from adapter_unlearn.evaluation import utility
 from adapter_unlearn.memorization import outliers, set_level
 from adapter_unlearn.memorization.outliers import PAPER, Bounds
 
@@ -32,6 +33,8 @@ class Report:
         summary: {"forms": {form: aggregates}}, as in summary.json.
         membership: whether one can tell by each metric that the forget set was trained on, a row a (metric, form); see
             set_level.membership. Empty without a reference set.
+        curves: what greedy decoding recites from every prefix length, a row a (length, form); see prefixes.worst_of.
+        utility: downstream tasks and replies, a row a (task, metric, sample, form); empty where none were asked for.
         deltas: what of the adapters' deltas arrives in each form's weights, one row a (module, form); empty where
             nothing was merged.
     """
@@ -40,6 +43,8 @@ class Report:
     reference: pd.DataFrame
     summary: dict[str, Any]
     membership: pd.DataFrame = field(default_factory=pd.DataFrame)
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    utility: pd.DataFrame = field(default_factory=pd.DataFrame)
     deltas: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
@@ -65,6 +70,8 @@ def report(measurements: Sequence[Measurement], sets: Sets, bounds: Bounds) -> R
         reference=_side_by_side([(m.form, m.reference) for m in measurements if m.reference is not None]),
         summary={"forms": {m.form: _of_form(m, base, list(documents), bounds) for m in measurements}},
         membership=_joined([_membership(m) for m in measurements if m.reference is not None]),
+        curves=_joined([m.curves.assign(form=m.form) for m in measurements if m.curves is not None]),
+        utility=_joined([m.utility.assign(form=m.form) for m in measurements if m.utility is not None]),
         deltas=_joined([m.deltas.assign(form=m.form) for m in measurements if m.deltas is not None]),
     )
 
@@ -79,6 +86,9 @@ def _of_form(m: Measurement, base: Measurement, documents: list[str], bounds: Bo
             change = set_level.perplexity_change_interval(before.losses[name], losses, m.tokens[name])
             found[f"{name}_perplexity_change"] = change.value
             found[f"{name}_perplexity_change_interval"] = _ends(change)
+    if m.utility is not None and before.utility is not None:
+        table = utility.aggregate(m.utility) if m is base else utility.compare(before.utility, m.utility)
+        found["utility"] = table.to_dict("records")
     if m.before is not None:
         found["before"] = _aggregates(m.before, m.before, documents, bounds) | {"loaded_as": m.loaded_as}
     if m.deltas is not None:

@@ -6,7 +6,10 @@ at least 20 tokens are judged.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+import pandas as pd
 
 from adapter_unlearn.memorization.teacher_forced import NotScorableError, Predictions
 
@@ -38,6 +41,29 @@ def prefix_curve(predictions: Predictions) -> dict[str, np.ndarray]:
         "recited": recited[first],
         "longest_verbatim_run": longest[first],
     }
+
+
+def worst_of(curves: Iterable[dict[str, np.ndarray]]) -> pd.DataFrame:
+    """The prefix curves of a set as one: at each prefix length, what holds for any sequence.
+
+    Returns:
+        A row a prefix length: prefix_tokens, n_sequences (that are long enough), extractable (how many are),
+        recited_max, longest_verbatim_run_max.
+    """
+    frames = [pd.DataFrame(curve) for curve in curves]
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(_curve_columns)
+    grouped = rows.groupby("prefix_tokens")
+    return grouped.agg(
+        n_sequences=("extractable", "size"),
+        extractable=("extractable", "sum"),
+        recited_max=("recited", "max"),
+        longest_verbatim_run_max=("longest_verbatim_run", "max"),
+    ).reset_index()
+
+
+_curve_columns: dict[str, list[int]] = {
+    name: [] for name in ("prefix_tokens", "extractable", "recited", "longest_verbatim_run")
+}
 
 
 def extractable_any_prefix(predictions: Predictions) -> float:

@@ -43,6 +43,9 @@ def evaluate(
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
     metrics: Sequence[str] = deployment.NEEDED,
     bounds: Literal["reference", "paper"] = "reference",
+    tasks: Sequence[str] = (),
+    replies: str | Path | None = None,
+    limit: int | None = None,
     max_tokens: int = 200,
     prefix_tokens: int = 50,
     batch_size: int = 16,
@@ -65,6 +68,10 @@ def evaluate(
         dtype: of the base.
         metrics: further rows of the metrics table.
         bounds: what makes an outlier, as in a recipe.
+        tasks: downstream tasks: names of lm-eval's, the presets `paper` and `quick`, or task files; needs the extra
+            `eval`.
+        replies: a file of dialogues, `prompt` and `reply`; the model's replies are scored by unigram F1.
+        limit: only the first so many samples of each task and of the dialogues.
         max_tokens: longer texts become windows.
         prefix_tokens: tokens given before the rest must be recited.
         batch_size: sequences in one forward.
@@ -92,7 +99,9 @@ def evaluate(
     stacked = models.stack(load_base(run.model, adapters, force), adapters)
     names = models.adapter_names(len(adapters))
     base = manifest.base_identity(run.model, stacked)
-    measuring = Measuring(given, metrics, batch_size, accelerator)
+    tokenizer = models.load_tokenizer(model) if tasks or replies is not None else None
+    replies = None if replies is None else str(replies)
+    measuring = Measuring(given, metrics, batch_size, accelerator, tasks, replies, limit, tokenizer)
     measured = [deployment.measure(stacked, "base", [], measuring)]
     if "stacked" in forms:
         measured.append(deployment.measure(stacked, "stacked", names, measuring))

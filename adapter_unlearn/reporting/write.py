@@ -26,7 +26,7 @@ def results(
     manifest: dict[str, Any],
     scales: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """summary.json, sequences.parquet, reference.parquet, membership.parquet, deltas.parquet, figures/ and report.html.
+    """summary.json, a .parquet a table (sequences, reference, …), figures/ and report.html.
 
     Args:
         folder: where they go; it is there.
@@ -39,10 +39,10 @@ def results(
     found.sequences.to_parquet(folder / "sequences.parquet", index=False)
     if len(found.reference):
         found.reference.to_parquet(folder / "reference.parquet", index=False)
-    if len(found.membership):
-        found.membership.to_parquet(folder / "membership.parquet", index=False)
-    if len(found.deltas):
-        found.deltas.to_parquet(folder / "deltas.parquet", index=False)
+    for name in ("membership", "curves", "utility", "deltas"):
+        frame = getattr(found, name)
+        if len(frame):
+            frame.to_parquet(folder / f"{name}.parquet", index=False)
     (folder / "figures").mkdir()
     kept = manifest.get("outcome", {}).get("kept_epoch")
     chosen = facts.chosen_scale(manifest)
