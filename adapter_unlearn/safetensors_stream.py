@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from adapter_unlearn.errors import ModelError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-BLOCK = 2**20
-"""Numbers in a block: 8 MB in float64."""
+BLOCK = 2**19
+"""Numbers in a block: 4 MB in float64."""
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}

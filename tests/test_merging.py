@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIGS
+from conftest import CONFIGS, VOCABULARY
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, conversion_mapping, core_model_loading
 
 from adapter_unlearn import ModelError, OutputError, RecipeError, load_base, merge, models, run_folder
 from adapter_unlearn import safetensors_stream as stream
@@ -144,6 +144,37 @@ def test_checkpoints_with_the_names_of_old(bases, tmp_path, architecture):
     if architecture == "gpt2":
         assert weights(narrow)["h.0.attn.masked_bias"] == -1e9
         assert weights(narrow)["h.0.attn.c_attn.weight"].dtype == torch.float16
+
+
+def test_weights_that_are_joined_on_loading_pass_through(tmp_path):
+    """Mixtral's files hold an expert a tensor, the model all of them in one: they have no counterpart by name."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    config = MixtralConfig(**sizes, num_attention_heads=2, num_key_value_heads=1, num_local_experts=2)
+    base = str(tmp_path / "base")
+    AutoModelForCausalLM.from_config(config).float().save_pretrained(base)
+    adapter = save_adapter(tmp_path / "a", base, ["q_proj", "o_proj"])
+    result = merge(base, adapter, tmp_path / "merged")
+    torch.testing.assert_close(merged_logits(result), stacked_logits(base, [adapter]), atol=1e-4, rtol=0)
+    narrow = weights(merge(base, adapter, tmp_path / "narrow", dtype="bfloat16"))
+    assert any("experts.1." in key for key in narrow) and {x.dtype for x in narrow.values()} == {torch.bfloat16}
+
+
+def test_a_target_that_is_part_of_a_stored_tensor_is_refused(bases, tmp_path, monkeypatch):
+    base = shutil.copytree(bases("llama"), tmp_path / "base")
+    within, beside = (save_adapter(tmp_path / name, str(base), [name]) for name in ("q_proj", "down_proj"))
+    parts = [f"self_attn.{x}_proj.weight" for x in "qkv"]
+    rule = core_model_loading.WeightConverter(["self_attn.qkv.weight"], parts, [core_model_loading.Chunk(dim=0)])
+    monkeypatch.setattr(conversion_mapping, "get_model_conversion_mapping", lambda _: [rule])
+    tensors = weights(base)
+    for layer in ("model.layers.0", "model.layers.1"):
+        tensors[f"{layer}.self_attn.qkv.weight"] = torch.cat([tensors.pop(f"{layer}.{part}") for part in parts])
+    rewrite(base, tensors)
+    assert_refused(tmp_path, "q_proj, which has no weight of its own in the base's files", str(base), within)
+    changed = weights(merge(str(base), beside, tmp_path / "merged"))
+    assert {key for key in tensors if not torch.equal(tensors[key], changed[key])} == {
+        f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)
+    }
 
 
 TIED = {
@@ -528,7 +559,7 @@ ELSEWHERE = """
 import sys
 sys.modules["adapter_unlearn"] = None
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, conversion_mapping, core_model_loading
 for folder in sys.argv[1:]:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     for module in model.modules():
@@ -613,7 +644,7 @@ def test_memory_is_a_few_blocks(tmp_path):
     sizes = {"vocab_size": 16384, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4}
     found = measured(tmp_path, 110 * 10**6, **sizes)
     assert found["bytes"] > 200e6 and found["shards"] == 2
-    assert 0 < found["peak"] < 100e6  # less than a shard, or than the largest tensor as it is computed with
+    assert 0 < found["peak"] < 80e6  # 30 to 40 MB seen; a shard is 110 MB, the largest tensor in float64 134 MB
 
 
 @pytest.mark.slow
