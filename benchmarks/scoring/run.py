@@ -1,4 +1,4 @@
-"""What scoring costs beside the bare forward passes, and that its memory grows neither with rows nor with vocabulary.
+"""What scoring costs beside the bare forward passes, and what memory it adds at a large vocabulary.
 
     python benchmarks/scoring/run.py --number 64 --output scoring.json
     python benchmarks/scoring/run.py --peak
@@ -6,8 +6,8 @@
 The model has the size of GPT-Neo 125M (vocabulary 50257) and random weights: speed does not depend on their values, nor
 on those of the tokens, which are random unless --rows gives some. Bare passes, scoring with the default metrics and
 with all of them alternate, A B C A B C …, and medians are compared, because machines are noisy; those of processor time
-as well, which a busy neighbour disturbs less. Peak memory is measured apart: at 16 and at 128 rows, and at Llama 3's
-vocabulary of 128,256 beside the transformer's own, without logits.
+as well, which a busy neighbour disturbs less. Peak memory is measured apart, at Llama 3's vocabulary of 128,256, beside
+the transformer's own without logits. That it does not grow with the rows is a slow test in tests/test_scoring.py.
 """
 
 from __future__ import annotations
@@ -77,12 +77,6 @@ def peak(action: Callable[[], object]) -> int:
     return resident("VmHWM") - before
 
 
-def by_rows(sequences: Dataset, batch_size: int) -> dict[int, int]:
-    """Number of rows -> bytes that scoring them with all metrics adds at most."""
-    model = build_model()
-    return {n: peak(lambda n=n: score(model, sequences.select(range(n)), ["all"], batch_size)) for n in (16, 128)}
-
-
 def above_the_transformer(sequences: Dataset, batch_size: int) -> dict[str, int]:
     """What is scored -> bytes that it adds at most beyond the transformer alone, at a vocabulary of 128,256."""
     model = build_wide_model()
@@ -123,11 +117,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.peak:
-        every = load(given.rows, 128)
-        result = {
-            "bytes_above_the_transformer": above_the_transformer(every, given.batch_size),
-            "bytes_by_rows": by_rows(every, given.batch_size),
-        }
+        sequences = load(given.rows, given.batch_size)
+        result = {"bytes_above_the_transformer": above_the_transformer(sequences, given.batch_size)}
     else:
         result = times(load(given.rows, given.number).select(range(given.number)), given)
     print(json.dumps(result, indent=2))
