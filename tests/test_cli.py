@@ -170,6 +170,10 @@ def test_every_bad_input_is_tested(memorizers, tmp_path):
         (["score", "--model", "m"], "forget"),
         (["score", "--model", "m", "--forget", "f.jsonl", "--quantization", "nf3"], "nf3"),
         (["evaluate", "--model", "m", "--forget", "f", "--adapter", "a", "--forms", "melted"], "melted"),
+        (["merge", "--model", "m", "--adapter", "a"], "output_dir"),
+        (["merge", "--model", "m", "--adapter", "a", "--output_dir", "o", "--quantization", "fp4"], "fp4"),
+        (["negate", "--adapter", "a", "--output_dir", "o", "--search"], "--model and --forget"),
+        (["evaluate", "--model", "m", "--forget", "f", "--adapter", "a", "--matrix", "--limit", "few"], "limit"),
         (["recipes", "copy"], "recipes copy"),
         (["recipes", "copy", "no/such.yaml", "x.yaml"], "no/such.yaml"),
         (["recipes", "copy", "../../etc/passwd", "x.yaml"], "passwd"),
@@ -266,3 +270,31 @@ def test_evaluate_takes_several_adapters(arguments, tmp_path):
     assert base.equals(single.sequences.query("form == 'base'")["loss"])
     assert not found.sequences["loss"].equals(single.sequences["loss"])
     assert re.fullmatch(r"base|stacked", found.sequences["form"].iloc[0])
+
+
+def test_merge_search_and_matrix(arguments, tmp_path, capfd):
+    assert unlearn(arguments, **{"model.quantization": "nf4"}) == 0
+    run, model, forget = str(tmp_path / "run"), arguments["--model.name"], arguments["--data.forget"]
+    plain = ["--dtype", "float32"]
+    merged = str(tmp_path / "merged")
+    assert cli.main(["merge", "--model", model, "--adapter", run, "--output_dir", merged, *plain]) == 0
+    assert cli.main(["merge", "--model", merged, "--adapter", run, "--output_dir", str(tmp_path / "x")]) == 2
+    assert "made for another base" in capfd.readouterr().err
+    stored = str(tmp_path / "nf4")
+    words = ["merge", "--model", model, "--adapter", run, "--output_dir", stored, "--quantization", "nf4", *plain]
+    assert cli.main(words) == 0
+    words = ["evaluate", "--model", stored, "--adapter", run, "--forget", forget, "--forms", "merged", *plain]
+    assert cli.main([*words, "--force"]) == 2, "nothing is merged into quantized weights"
+    assert "stored as nf4" in capfd.readouterr().err
+    common = ["--model", model, "--forget", forget, *plain]
+    searched = str(tmp_path / "searched")
+    words = ["negate", "--adapter", run, "--search", *common, "--scales", "0.5", "1", "--output_dir", searched]
+    assert cli.main(words) == 0
+    rows = [json.loads(line) for line in (tmp_path / "searched" / "scale_search.jsonl").read_text().splitlines()]
+    assert {0.0, 0.5, 1.0} <= {row["scale"] for row in rows} and "scaled by" in capfd.readouterr().out
+    twice = ["evaluate", "--model", model, "--adapter", run, "--forget", forget, forget, "--matrix", *plain]
+    assert cli.main(twice) == 2 and "named twice" in capfd.readouterr().err
+    (tmp_path / "other.jsonl").write_text(Path(forget).read_text().split("\n")[0])
+    matrix = ["--forget", forget, str(tmp_path / "other.jsonl"), "--matrix", "--output_dir", str(tmp_path / "matrix")]
+    assert cli.main(["evaluate", "--model", model, "--adapter", run, searched, *matrix, *plain]) == 0
+    assert len(pd.read_parquet(tmp_path / "matrix" / "interference.parquet")) == 4 * 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapter_unlearn import manifest, measuring, models, recipe, run_folder, scoring, sets
+from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.evaluation.interference import interference
@@ -157,6 +158,9 @@ def evaluate_interference(
     Raises:
         UserError: a file, the model, an adapter or the folder can't be used.
     """
+    for flag, given in (("adapter", adapter), ("forget", forget)):
+        if twice := [str(name) for i, name in enumerate(given) if name in list(given)[:i]]:
+            raise RecipeError(f"{flag}: {twice[0]} is named twice; a matrix has one place for it")
     base = recipe.checked(recipe.Recipe(
         model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
         data=recipe.Data(list(forget), max_tokens=max_tokens, prefix_tokens=prefix_tokens),
