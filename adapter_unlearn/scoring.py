@@ -269,8 +269,8 @@ def batches(sequences: Dataset, indices: Sequence[int], batch_size: int) -> list
 
 
 def _order(sequences: Dataset, indices: Sequence[int]) -> list[int]:
-    order = np.lexsort((np.asarray(indices, dtype=int), -_lengths(sequences.select(indices))))
-    return np.asarray(indices, dtype=int)[order].tolist()
+    rows = np.asarray(indices, dtype=int)
+    return rows[np.lexsort((rows, -_lengths(sequences.select(indices))))].tolist()
 
 
 def _lengths(sequences: Dataset) -> np.ndarray:
