@@ -2,16 +2,18 @@
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/extraction_likelihood/run.py --output extraction_likelihood.json
 
-Two small models are trained on 32 rows of real text until their mean memorization accuracy is about 0.3, 0.6 and 0.9.
-The naive way is run in two layouts, each at several batch sizes, and the fastest of all (found once for each model,
-number and length) is what we are compared with:
+Small models are trained on 32 rows of real text until their mean memorization accuracy is 0.3, 0.6 and 0.9. Two naive
+ways are timed:
 
-- `same`: all sequences cut at the same prefix, one `generate` a prefix, no padding; what the reference implementations
-  of the papers do, but with as many sequences at once as there are.
-- `padded`: prefixes of neighbouring lengths together, padded on the left, as many as the batch size says.
+- `reference`: all sequences cut at the same prefix length, one `generate` for each length, no padding. It is what the
+  reference implementations of the papers do, with all sequences in one batch.
+- `padded`: prefixes of neighbouring lengths together, padded on the left, in the fastest of several batch sizes. We
+  know of nobody who does so; it is the best that we could make of `generate`.
 
-Both ways alternate, A B A B …, and medians are compared, because machines are noisy. Values are compared as well: a
-row may differ only where two logits are near a tie somewhere (float32, differences of rounding).
+All ways alternate, A B C A B C …, and medians are compared, because machines are noisy. A naive way's work depends on
+number and length alone, so each of its repeats takes the model of another level, and there its values are compared
+with ours: rows may differ only where two logits are near a tie somewhere (float32, differences of rounding). A cell of
+the output is a (model, number, length, level); cells that the file already has are replaced, others kept.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def memorized(model: torch.nn.Module, rows: list[list[int]], levels: list[float]
             optimizer.step()
             model.eval()
         found[level] = copy.deepcopy(model).requires_grad_(False)
-    return found
+    return {level: found[level] for level in levels}
 
 
 def overlap(written: list[int], true: list[int]) -> float:
@@ -139,13 +141,57 @@ def timed(function: Callable[[], list[float]]) -> tuple[float, list[float]]:
     return time.perf_counter() - started, values
 
 
-def best_naive(model: torch.nn.Module, rows: list[list[int]], padded: list[int]) -> tuple[dict[str, float], Any]:
-    """Seconds of every way, and the fastest."""
-    ways = {f"same, {len(rows)}": partial(naive, model, rows, "same", len(rows))}
-    ways |= {f"padded, {size}": partial(naive, model, rows, "padded", size) for size in padded}
-    seconds = {name: round(timed(way)[0], 2) for name, way in ways.items()}
-    fastest = min(seconds, key=seconds.__getitem__)
-    return seconds, (fastest, fastest.split(", ")[0], int(fastest.split(", ")[1]))
+def table(cells: list[dict[str, Any]]) -> str:
+    lines = ["model     sequences  tokens    MA  x reference  x padded"]
+    for cell in cells:
+        lines.append(
+            f"{cell['model']:<9} {cell['sequences']:>9} {cell['tokens']:>7} {cell['memorization_accuracy']:>5.2f} "
+            f"{cell['ratio_to_reference']:>12.1f} {cell['ratio_to_padded']:>9.1f}"
+        )
+    return "\n".join(lines)
+
+
+def compare(
+    name: str, models: dict[float, torch.nn.Module], rows: list[list[int]], padded: list[int], repeats: int
+) -> list[dict[str, Any]]:
+    """A cell for each level."""
+    levels = list(models)
+    tried = {size: timed(partial(naive, models[levels[0]], rows, "padded", size))[0] for size in padded}
+    best = min(tried, key=tried.__getitem__)
+    reference_s: list[float] = []
+    padded_s: list[float] = []
+    ours_s: dict[float, list[float]] = {level: [] for level in levels}
+    difference = {}
+    for repeat in range(repeats):
+        level = levels[repeat % len(levels)]
+        seconds, values = timed(partial(naive, models[level], rows, "same", len(rows)))
+        reference_s.append(seconds)
+        padded_s.append(timed(partial(naive, models[level], rows, "padded", best))[0])
+        for other in levels:
+            seconds, found = timed(partial(ours, models[other], rows))
+            ours_s[other].append(seconds)
+            if other == level:
+                difference[level] = np.abs(np.array(values) - np.array(found))
+    naive_medians = statistics.median(reference_s), statistics.median(padded_s)
+    return [
+        {
+            "model": name,
+            "sequences": len(rows),
+            "tokens": len(rows[0]),
+            "level": level,
+            "memorization_accuracy": round(accuracy(models[level], rows), 3),
+            "our_seconds": [round(value, 2) for value in ours_s[level]],
+            "reference_seconds": [round(value, 2) for value in reference_s],
+            "padded_seconds": [round(value, 2) for value in padded_s],
+            "padded_batch_size": best,
+            "padded_tried": {str(size): round(value, 2) for size, value in tried.items()},
+            "ratio_to_reference": round(naive_medians[0] / statistics.median(ours_s[level]), 1),
+            "ratio_to_padded": round(naive_medians[1] / statistics.median(ours_s[level]), 1),
+            "rows_equal": int((difference[level] < 1e-9).sum()) if level in difference else None,
+            "largest_difference": float(difference[level].max()) if level in difference else None,
+        }
+        for level in levels
+    ]
 
 
 def main() -> None:
@@ -154,51 +200,29 @@ def main() -> None:
     parser.add_argument("--levels", nargs="+", type=float, default=[0.9, 0.6, 0.3])
     parser.add_argument("--numbers", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 128, 200])
-    parser.add_argument("--padded", nargs="+", type=int, default=[32, 64, 128, 256])
+    parser.add_argument("--padded", nargs="+", type=int, default=[128, 256, 512], help="batch sizes to try")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     every = texts()
-    cells = []
+    cells: dict[tuple[Any, ...], dict[str, Any]] = {}
+    if given.output and given.output.exists():
+        before = json.loads(given.output.read_text())["cells"]
+        cells = {(c["model"], c["sequences"], c["tokens"], c["level"]): c for c in before}
     for name in given.models:
-        levels = memorized(MODELS[name](), every, given.levels)
+        models = memorized(MODELS[name](), every, given.levels)
+        ours(models[given.levels[0]], every[:2])
         for number in given.numbers:
             for length in given.lengths:
                 rows = [row[:length] for row in every[:number]]
-                tried, (way, layout, size) = best_naive(levels[given.levels[0]], rows, given.padded)
-                for level in given.levels:
-                    model = levels[level]
-                    ours(model, rows[:2])
-                    pairs = [
-                        (timed(partial(naive, model, rows, layout, size)), timed(partial(ours, model, rows)))
-                        for _ in range(given.repeats)
-                    ]
-                    theirs, us = ([seconds for seconds, _ in side] for side in zip(*pairs))
-                    difference = np.abs(np.array(pairs[0][0][1]) - np.array(pairs[0][1][1]))
-                    cells.append(
-                        {
-                            "model": name, "sequences": number, "tokens": length,
-                            "memorization_accuracy": round(accuracy(model, rows), 3),
-                            "extraction_likelihood": round(float(np.mean(pairs[0][1][1])), 4),
-                            "naive_way": way, "naive_seconds": [round(s, 2) for s in theirs],
-                            "our_seconds": [round(s, 3) for s in us],
-                            "ratio_of_medians": round(statistics.median(theirs) / statistics.median(us), 1),
-                            "rows_equal": int((difference < 1e-9).sum()), "largest_difference": float(difference.max()),
-                            "naive_ways_tried": tried,
-                        }
-                    )  # fmt: skip
-                    print(json.dumps(cells[-1]), flush=True)
-    print("\nmodel     sequences tokens   MA   ratio")
-    for cell in cells:
-        print(
-            f"{cell['model']:<9} {cell['sequences']:>9} {cell['tokens']:>6} {cell['memorization_accuracy']:>5.2f} "
-            f"{cell['ratio_of_medians']:>6.1f}"
-        )
-    if given.output:
-        result = {"threads": given.threads, "repeats": given.repeats, "torch": torch.__version__, "cells": cells}
-        given.output.write_text(json.dumps(result, indent=2) + "\n")
+                for cell in compare(name, models, rows, given.padded, given.repeats):
+                    cells[name, number, length, cell["level"]] = cell
+                print(table(list(cells.values())), flush=True)
+                if given.output:
+                    result = {"threads": given.threads, "torch": torch.__version__, "cells": list(cells.values())}
+                    given.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
