@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,11 +19,12 @@ from adapter_unlearn import load_base, models, score, scoring
 from adapter_unlearn.memorization.outliers import PAPER
 from adapter_unlearn.recipe import Stop, Training
 from adapter_unlearn.unlearning import loop, methods, stopping
-from adapter_unlearn.unlearning.losses import LOSSES
-from adapter_unlearn.unlearning.selection import at_least, sample
-from adapter_unlearn.unlearning.step import backward, take_step, trainable
+from adapter_unlearn.unlearning.methods import Term
+from adapter_unlearn.unlearning.selection import Known, above, at_least, below, most_memorized, sample
+from adapter_unlearn.unlearning.step import Part, backward, take_step, trainable
 
 GENERATOR = np.random.default_rng(0)
+NLL = Term("forget", "forget", at_least(0.0), "nll")
 
 
 # --- selection ---
@@ -32,29 +34,65 @@ def scores(accuracy, runs=None):
     return pd.DataFrame({"memorization_accuracy": accuracy, "longest_verbatim_run": runs or [0.0] * len(accuracy)})
 
 
+def known(accuracy, runs=None, before=None, reference=None):
+    frame = scores(accuracy, runs)
+    return Known(frame, frame if before is None else scores(before), reference)
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0, 1))
 def test_threshold_selects_what_is_memorized_or_the_most_memorized_one(accuracy, threshold):
-    selected = at_least(threshold)(scores(accuracy), GENERATOR).tolist()
+    selected = at_least(threshold)(known(accuracy), GENERATOR).tolist()
     expected = [i for i, g in enumerate(accuracy) if g >= threshold]
     assert selected == (expected or [accuracy.index(max(accuracy))])
 
 
 def test_what_cannot_be_scored_is_not_ascended():
-    partly = scores([math.nan, 0.2, math.nan, 0.9])
+    partly = known([math.nan, 0.2, math.nan, 0.9])
     assert at_least(0.0)(partly, GENERATOR).tolist() == [1, 3]
     assert at_least(0.95)(partly, GENERATOR).tolist() == [3]
 
 
 def test_a_long_run_is_selected_whatever_the_accuracy():
-    partly = scores([0.1, 0.9, 0.2, math.nan], runs=[9, 2, 8, math.nan])
+    partly = known([0.1, 0.9, 0.2, math.nan], runs=[9, 2, 8, math.nan])
     assert at_least(0.5, run_threshold=9)(partly, GENERATOR).tolist() == [0, 1]
     assert at_least(0.95, run_threshold=10)(partly, GENERATOR).tolist() == [1]
 
 
+UNSEEN = scores(np.linspace(0, 0.4, 101).tolist(), runs=[3.0] * 101)
+QUANTILES = np.quantile(UNSEEN["memorization_accuracy"], [0.05, 0.95])  # .02 and .38
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20), st.booleans())
+def test_the_band_ascends_above_and_raises_what_it_lowered(rows, reference):
+    now, before = zip(*rows)
+    low, high = ("reference", "reference") if reference else (0.2, 0.5)
+    state = known(now, before=before, reference=UNSEEN)
+    bottom, top = QUANTILES if reference else (0.2, 0.5)
+    expected = [i for i, g in enumerate(now) if g > top]
+    assert above(high)(state, GENERATOR).tolist() == expected, "there is no fallback to the most memorized one"
+    expected = [i for i, g in enumerate(now) if g < bottom and g < before[i]]
+    assert below(low, high)(state, GENERATOR).tolist() == expected
+
+
+def test_the_band_and_long_runs():
+    state = known([0.1, 0.9, math.nan, 0.0], runs=[4, 0, math.nan, 3], before=[0.5, 1, math.nan, 0.5], reference=UNSEEN)
+    assert above(0.5)(state, GENERATOR).tolist() == [1]
+    assert above(0.5, "reference")(state, GENERATOR).tolist() == [0, 1]
+    assert below(0.2, 0.5)(state, GENERATOR).tolist() == [0, 3]
+    assert below(0.2, 0.5, "reference")(state, GENERATOR).tolist() == [3], "no row is ascended and descended at once"
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(1, 25))
+def test_the_most_memorized(accuracy, number):
+    selected = most_memorized(number)(known([*accuracy, math.nan]), GENERATOR).tolist()
+    best = sorted(range(len(accuracy)), key=lambda i: (-accuracy[i], i))[:number]
+    assert selected == sorted(best)
+
+
 def test_a_sample_has_no_row_twice():
-    drawn = sample(8)(scores([0.0] * 20), np.random.default_rng(1))
+    drawn = sample(8)(known([0.0] * 20), np.random.default_rng(1))
     assert len(set(drawn.tolist())) == 8
-    assert sample(8)(scores([0.0] * 5), GENERATOR).tolist() == [0, 1, 2, 3, 4]
+    assert sample(8)(known([0.0] * 5), GENERATOR).tolist() == [0, 1, 2, 3, 4]
 
 
 # --- stop rules ---
@@ -141,7 +179,7 @@ def test_the_gradient_is_that_of_the_definition(memorizers, monkeypatch, archite
     model.zero_grad()
     tokens = sum(len(row) - 1 for row in rows)
     model.train()
-    backward(model, as_sequences(rows), LOSSES["cross_entropy"], -1.0 / tokens)
+    backward(model, as_sequences(rows), NLL, -1.0 / tokens)
     for name, gradient in gradients(model).items():
         assert float(gradient.norm()) > 0, f"{name} has no gradient"
         difference = float((gradient - expected[name]).norm() / expected[name].norm())
@@ -156,7 +194,7 @@ def test_nf4_gradients_are_those_of_the_dequantized_weights(memorizers):
     rows = random_rows(0)[:5]
     score(model, as_sequences(rows))
     model.zero_grad()
-    backward(model, as_sequences(rows), LOSSES["cross_entropy"], 1.0)
+    backward(model, as_sequences(rows), NLL, 1.0)
     quantized = gradients(model)
 
     plain = with_adapter(memorizers, "none")
@@ -171,7 +209,7 @@ def test_nf4_gradients_are_those_of_the_dequantized_weights(memorizers):
                 weight = layers[name].weight
                 layer.weight.copy_(bnb.functional.dequantize_4bit(weight.data, weight.quant_state))
     plain.zero_grad()
-    backward(plain, as_sequences(rows), LOSSES["cross_entropy"], 1.0)
+    backward(plain, as_sequences(rows), NLL, 1.0)
     for name, gradient in gradients(plain).items():
         assert float((quantized[name] - gradient).norm() / gradient.norm()) < 1e-3, name
 
@@ -183,7 +221,9 @@ def test_a_step_is_the_mean_over_all_tokens_whatever_the_batch(memorizers):
         model = with_adapter(memorizers, "none")
         optimizer = torch.optim.SGD(trainable(model), 0.1)
         (term,) = methods.sga(0.0)[0].terms
-        losses, norm = take_step(model, optimizer, [(term, as_sequences(rows), range(8))], batch_size, Accelerator())
+        losses, norm = take_step(
+            model, optimizer, [Part(term, as_sequences(rows), range(8))], batch_size, Accelerator()
+        )
         results.append((losses["forget"], norm, torch.cat([p.detach().flatten() for p in trainable(model)])))
     for loss, norm, weights in results[1:]:
         assert loss == pytest.approx(results[0][0], rel=1e-5)
@@ -208,7 +248,7 @@ def test_a_step_descends_the_mean_token_loss_and_a_prompt_is_no_part_of_it(memor
     expected = [parameter.detach() - 0.1 * parameter.grad for parameter in trainable(model)]
     (term,) = methods.sga(0.0)[0].terms
     optimizer = torch.optim.SGD(trainable(model), 0.1)
-    take_step(model, optimizer, [(term, sequences, range(3))], 2, Accelerator())
+    take_step(model, optimizer, [Part(term, sequences, range(3))], 2, Accelerator())
     for parameter, wanted in zip(trainable(model), expected):
         assert torch.allclose(parameter, wanted, atol=1e-6)
 
@@ -216,10 +256,9 @@ def test_a_step_descends_the_mean_token_loss_and_a_prompt_is_no_part_of_it(memor
 def test_a_step_that_is_not_finite_changes_nothing(memorizers):
     model = with_adapter(memorizers, "none")
     before = [parameter.detach().clone() for parameter in trainable(model)]
-    (term,) = methods.sga(0.0)[0].terms
-    poisoned = methods.Term(term.rows, term.select, term.loss, math.inf)
+    poisoned = dataclasses.replace(NLL, coefficient=math.inf)
     optimizer = torch.optim.SGD(trainable(model), 0.1)
-    _, norm = take_step(model, optimizer, [(poisoned, as_sequences(random_rows(0)[:2]), [0, 1])], 2, Accelerator())
+    _, norm = take_step(model, optimizer, [Part(poisoned, as_sequences(random_rows(0)[:2]), [0, 1])], 2, Accelerator())
     assert not math.isfinite(norm)
     assert all(torch.equal(a, b) for a, b in zip(before, trainable(model)))
 

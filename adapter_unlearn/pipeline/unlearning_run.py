@@ -119,7 +119,13 @@ def _train(
 ) -> stages.Trained:
     """Run the method's stages, with the base's measurement as where they start."""
     task = loop.Task(
-        given.forget, before.forget, bounds, given.retain, given.validation, before.perplexities.get("validation")
+        given.forget,
+        before.forget,
+        bounds,
+        given.retain,
+        given.validation,
+        before.perplexities.get("validation"),
+        before.reference,
     )
     plan = methods.stages(run.method)
     with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
@@ -136,6 +142,18 @@ def _resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     elif isinstance(run, Mapping):
         run = recipe.from_mapping(run)
     run = dataclasses.replace(recipe.checked(run), method=methods.resolve(run.method))
-    if run.method.get("retain_weight") and run.data.retain is None:
-        raise RecipeError("recipe key method.retain_weight: needs data.retain; give that file or set the weight to 0")
+    _check_sets(run)
     return run
+
+
+def _check_sets(run: Recipe) -> None:
+    """Refuse a method whose sets are not given."""
+    name, plan = run.method["name"], methods.stages(run.method)
+    if run.data.retain is None and any(term.rows == "retain" for stage in plan for term in stage.terms):
+        if "retain_weight" in run.method:
+            key, mend = "retain_weight", "give that file or set the weight to 0"
+        else:
+            key, mend = "name", f"{name} trains on nothing else; give that file"
+        raise RecipeError(f"recipe key method.{key}: needs data.retain; {mend}")
+    if run.data.reference is None and any(stage.needs_reference for stage in plan):
+        raise RecipeError(f"recipe key method.name: {name} takes levels from data.reference; give that file or numbers")

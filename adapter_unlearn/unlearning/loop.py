@@ -18,7 +18,8 @@ import torch
 from adapter_unlearn import models, scoring
 from adapter_unlearn.memorization import outliers
 from adapter_unlearn.unlearning import stopping
-from adapter_unlearn.unlearning.step import take_step, trainable
+from adapter_unlearn.unlearning.selection import Known
+from adapter_unlearn.unlearning.step import Part, take_step, trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,6 +49,7 @@ class Task:
         retain: sequences whose behaviour stays, or None.
         validation: general unseen sequences, or None: then nothing guards the perplexity.
         validation_perplexity: theirs under the base.
+        reference: never-seen sequences of the forget set's kind, scored under the base, or None.
     """
 
     forget: Dataset
@@ -56,6 +58,7 @@ class Task:
     retain: Dataset | None = None
     validation: Dataset | None = None
     validation_perplexity: float | None = None
+    reference: pd.DataFrame | None = None
 
 
 @dataclass
@@ -77,6 +80,19 @@ class Outcome:
     stopped_because: str = ""
     goal_reached: bool = False
     sequences_ascended: int = 0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model as it was before this stage's adapter: that adapter is off, those beneath act.
+
+    Attributes:
+        adapters: the names of those beneath; with none it is the base.
+        log_p: the log-likelihood it gives each forget sequence, in nats; it never changes, so it is had only once.
+    """
+
+    adapters: list[str]
+    log_p: np.ndarray
 
 
 def base_outcome(task: Task) -> Outcome:
@@ -131,10 +147,16 @@ def train(
         outcome.goal_reached = True
         outcome.stopped_because = "The stop rule held before training; nothing was changed."
         return outcome
+    reference = _reference(model, adapter, task, scored)
     past, first = 0, outcome.log[-1]["epoch"] + 1
     for epoch in range(first, first + training.max_epochs):
         started = time.monotonic()
-        losses, norm, selected = _pass(model, optimizer, stage, task, scored, training, generator, accelerator)
+        selections = _select(stage, task, scored, generator)
+        selected = sum(len(rows) for _, rows in selections)
+        if selections and not selected:
+            outcome.stopped_because = f"After epoch {epoch - 1} no sequence was left to select."
+            break
+        losses, norm = _pass(model, optimizer, stage, task, selections, reference, training, generator, accelerator)
         outcome.sequences_ascended += selected
         with models.scaled(model, adapter, stage.scale):
             scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
@@ -181,36 +203,51 @@ def measured_at(
     return {"scale": scale} | _figures(scored, task) | _ending(perplexity, started), scored
 
 
+def _reference(model: Any, adapter: str, task: Task, scored: pd.DataFrame) -> Reference:
+    """The reference of the stage that trains this adapter; `scored` is the forget set as that stage finds it."""
+    tokens = np.array(scoring.predicted_tokens(task.forget))
+    beneath = [name for name in model.active_adapters if name != adapter]
+    return Reference(beneath, -scored["loss"].to_numpy(dtype=float) * tokens)
+
+
+def _select(
+    stage: Stage, task: Task, scored: pd.DataFrame, generator: np.random.Generator
+) -> list[tuple[Term, np.ndarray]]:
+    """The epoch's selection: each term on the forget set with its rows."""
+    known = Known(scored, task.before, task.reference)
+    return [(term, term.select(known, generator)) for term in stage.terms if term.rows == "forget"]
+
+
 def _pass(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     stage: Stage,
     task: Task,
-    scored: pd.DataFrame,
+    selections: list[tuple[Term, np.ndarray]],
+    reference: Reference,
     training: Training,
     generator: np.random.Generator,
     accelerator: Accelerator,
-) -> tuple[dict[str, float], float, int]:
-    """Pass once over the epoch's selection; return the last step's losses, its gradient norm, and |S|."""
+) -> tuple[dict[str, float], float]:
+    """Pass once over the epoch's selection; return the last step's losses and its gradient norm."""
     model.train()
-    forget_terms = [term for term in stage.terms if term.rows == "forget"]
-    retain_terms = [term for term in stage.terms if term.rows == "retain" and task.retain is not None]
-    selections = [(term, term.select(scored, generator)) for term in forget_terms]
     largest = max((len(rows) for _, rows in selections), default=0)
     steps = math.ceil(largest / (training.sequences_per_step or max(largest, 1))) or 1
     shares = [(term, np.array_split(generator.permutation(rows), steps)) for term, rows in selections]
+    retain_terms = [term for term in stage.terms if term.rows == "retain" and task.retain is not None]
     unscored = pd.DataFrame(index=range(len(task.retain or [])))
     losses: dict[str, float] = {}
     norm = 0.0
     for step in range(steps):
-        parts: list[tuple[Term, Any, list[int]]] = [(term, task.forget, split[step].tolist()) for term, split in shares]
+        parts = [Part(term, task.forget, split[step].tolist(), reference.log_p) for term, split in shares]
         for term in retain_terms:
             assert task.retain is not None
-            parts.append((term, task.retain, term.select(unscored, generator).tolist()))
-        losses, norm = take_step(model, optimizer, parts, training.batch_size, accelerator)
+            rows = term.select(Known(unscored, unscored), generator).tolist()
+            parts.append(Part(term, task.retain, rows))
+        losses, norm = take_step(model, optimizer, parts, training.batch_size, accelerator, reference.adapters)
         if not math.isfinite(norm):
             break
-    return losses, norm, sum(len(rows) for _, rows in selections)
+    return losses, norm
 
 
 def _record(

@@ -1,25 +1,46 @@
 """One optimizer step over the terms of a stage: exact on any number of processes.
 
 Each process sums the token-loss gradients of its share; the few adapter tensors are summed over processes; the divisor
-is the token count of the whole step, which every process knows beforehand. No DistributedDataParallel: it hangs when a
-process has nothing selected, which is how selective ascent ends.
+is the token count of the whole step (of a loss over sequences their number), which every process knows beforehand. No
+DistributedDataParallel: it hangs when a process has nothing selected, which is how selective ascent ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from adapter_unlearn import scoring
-from adapter_unlearn.unlearning.losses import LOSSES, Loss
+from adapter_unlearn import models, scoring
+from adapter_unlearn.unlearning.losses import LOSSES, cross_entropy
 
 if TYPE_CHECKING:
+    import numpy as np
     from accelerate import Accelerator
     from datasets import Dataset
 
     from adapter_unlearn.unlearning.methods import Term
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a term trains on in one step.
+
+    Attributes:
+        term: its loss and coefficient.
+        sequences: the set.
+        rows: which of them.
+        reference: log-likelihood of each of the set's sequences under the reference, in nats; None where no loss over
+            sequences asks for it.
+    """
+
+    term: Term
+    sequences: Dataset
+    rows: Sequence[int]
+    reference: np.ndarray | None = None
 
 
 def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -30,56 +51,132 @@ def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 def take_step(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    parts: Sequence[tuple[Term, Dataset, Sequence[int]]],
+    parts: Sequence[Part],
     batch_size: int,
     accelerator: Accelerator,
+    beneath: Sequence[str] = (),
 ) -> tuple[dict[str, float], float]:
     """Step once along the sum of the terms.
 
     Args:
         model: its trainable parameters are stepped.
         optimizer: over those parameters.
-        parts: each term with its set and the rows of this step.
+        parts: each term with the rows of this step.
         batch_size: sequences in one forward and backward.
         accelerator: tells this process's share.
+        beneath: the adapters of the reference model; none is the base.
 
     Returns:
-        The mean token loss of each term by the name of its set, and the gradient's norm. The parameters are left as
-        they were if either is not finite.
+        Each term's loss by its name, a mean over tokens or over sequences as the loss is, and the gradient's norm. The
+        parameters are left as they were if either is not finite.
     """
     optimizer.zero_grad()
-    counts = [max(sum(scoring.predicted_tokens(sequences.select(rows))), 1) for _, sequences, rows in parts]
-    most = max(counts)  # divided by in float32, after the backward pass: before, float16 would underflow
+    lengths = [scoring.predicted_tokens(part.sequences.select(part.rows)) for part in parts]
+    most = max(1, *map(sum, lengths))  # divided by in float32, after the backward pass: before, float16 would underflow
     sums = []
-    for (term, sequences, rows), tokens in zip(parts, counts):
-        share = list(rows)[accelerator.process_index :: accelerator.num_processes]
+    for part, tokens in zip(parts, lengths):
+        rows = [row for row, length in zip(part.rows, tokens) if length]  # the others have nothing to learn from
+        count = max(1, len(rows) if LOSSES[part.term.loss].over == "sequences" else sum(tokens))
+        share = rows[accelerator.process_index :: accelerator.num_processes]
         total = 0.0
-        for batch in scoring.batches(sequences, share, scoring.rows_per_forward(model, batch_size)):
-            total += backward(model, sequences.select(batch), LOSSES[term.loss], term.coefficient * most / tokens)
-        sums.append(total / tokens)
+        for batch in scoring.batches(part.sequences, share, scoring.rows_per_forward(model, batch_size)):
+            known = None if part.reference is None else part.reference[batch]
+            weight = part.term.coefficient * most / count
+            total += backward(model, part.sequences.select(batch), part.term, weight, beneath, known)
+        sums.append(total / count)
     gradients, sums = _add_up(trainable(model), sums, most, accelerator)
     norm = float(gradients.norm())
     if all(map(_finite, [norm, *sums])):
         optimizer.step()
-    return {term.rows: value for (term, _, _), value in zip(parts, sums)}, norm
+    return {part.term.name: value for part, value in zip(parts, sums)}, norm
 
 
-def backward(model: torch.nn.Module, sequences: Dataset, loss: Loss, weight: float) -> float:
-    """Add the gradient of weight x (sum of token losses) to the trainable parameters; return the sum.
+def backward(
+    model: torch.nn.Module,
+    sequences: Dataset,
+    term: Term,
+    weight: float,
+    beneath: Sequence[str] = (),
+    reference: np.ndarray | None = None,
+) -> float:
+    """Add the gradient of weight x (sum of the term's losses) to the trainable parameters; return the sum.
 
-    The output layer and the loss run forwards and backwards on a few tokens at a time; then the transformer once.
+    The output layer and the loss run forwards and backwards on a few tokens at a time; then the transformer once. For a
+    loss over sequences the output layer runs once more, before: their log-likelihoods decide what each token counts.
+
+    Args:
+        model: its trainable parameters get the gradient.
+        sequences: one batch, each with at least one token to predict.
+        term: names the loss and its options; its coefficient is no part of this.
+        weight: factor of the gradient, not of what is returned.
+        beneath: the adapters of the reference model.
+        reference: the sequences' log-likelihoods under it, for a loss over sequences that asks for them, shape (rows,).
     """
-    features, labels, head = scoring.forward(model, sequences["input_ids"], sequences["scored_from"])
+    loss, options = LOSSES[term.loss], term.options
+    rows, starts = sequences["input_ids"], sequences["scored_from"]
+    wants_logits = loss.over == "tokens" and loss.reference
+    reference_logits = _reference(model, rows, starts, beneath) if wants_logits else None
+    features, labels, head = scoring.forward(model, rows, starts)
+    parts = scoring.chunks(features, scoring.vocabulary_of(model))
+    sequence_losses, slopes = None, None
+    if loss.over == "sequences":
+        with torch.no_grad():
+            nll = torch.cat([cross_entropy(head(features[part]).float(), labels[part]) for part in parts])
+        sequence_losses, slopes = _slopes(term, nll, scoring.predicted_tokens(sequences), reference)
     total, gradients = 0.0, []
-    for part in scoring.chunks(features, scoring.vocabulary_of(model)):
+    for part in parts:
         leaf = features[part].detach().requires_grad_()
-        value = loss(head(leaf).float(), labels[part]).sum()
+        logits = head(leaf).float()
+        if slopes is not None:
+            value = (slopes[part] * cross_entropy(logits, labels[part])).sum()
+        else:
+            others = [reference_logits(part)] if reference_logits else []
+            value = loss.function(logits, labels[part], *others, **options).sum()
         (weight * value).backward()
         gradients.append(leaf.grad)
         total += float(value.detach())
     if gradients:
         features.backward(torch.cat([gradient for gradient in gradients if gradient is not None]))
-    return total
+    return total if sequence_losses is None else float(sequence_losses.sum())
+
+
+def _slopes(
+    term: Term, nll: torch.Tensor, lengths: list[int], reference: np.ndarray | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each sequence's loss, shape (rows,), and what its derivative makes each token's -log p count, shape (tokens,)."""
+    loss = LOSSES[term.loss]
+    log_p = torch.stack([-tokens.sum() for tokens in nll.split(lengths)]).requires_grad_()
+    numbers = torch.tensor(lengths, device=nll.device)
+    others = [torch.as_tensor(reference, dtype=nll.dtype, device=nll.device)] if loss.reference else []
+    values = loss.function(log_p, numbers, *others, **term.options)
+    (slopes,) = torch.autograd.grad(values.sum(), log_p)
+    return values.detach(), -slopes.repeat_interleave(numbers)
+
+
+def _reference(
+    model: torch.nn.Module, rows: Sequence[Sequence[int]], starts: Sequence[int], beneath: Sequence[str]
+) -> Callable[[slice], torch.Tensor]:
+    """The reference model's logits of a chunk of a batch; what is kept of it are its hidden states."""
+    with _as_reference(model, beneath):
+        features, _, head = scoring.forward(model, rows, starts)
+
+    def logits(part: slice) -> torch.Tensor:
+        with _as_reference(model, beneath):  # again, for the output layer may carry the adapter too
+            return head(features[part]).float()
+
+    return logits
+
+
+@contextmanager
+def _as_reference(model: torch.nn.Module, beneath: Sequence[str]) -> Iterator[None]:
+    """Within, the model is what it was before the adapter that is trained: without dropout, without gradients."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), models.active(model, beneath):
+            yield
+    finally:
+        model.train(was_training)
 
 
 def _add_up(
