@@ -20,7 +20,7 @@ LENGTHS = (24, 32, 40, 28, 36, 64, 31, 27)
 
 @pytest.fixture
 def settings(memorizers, write_rows, tmp_path):
-    def build(name: str, batch_size: int) -> dict:
+    def build(folder: str, batch_size: int, method=None) -> dict:
         return {
             "model": {"name": str(memorizers("llama")), "quantization": "none", "dtype": "float32"},
             "data": {
@@ -28,9 +28,9 @@ def settings(memorizers, write_rows, tmp_path):
                 "retain": write_rows("retain.jsonl", random_rows(7, (30, 20, 25))),
                 "validation": write_rows("validation.jsonl", random_rows(8, (30, 20, 25))),
             },
-            "output_dir": str(tmp_path / name),
+            "output_dir": str(tmp_path / folder),
             "adapter": {"r": 4, "alpha": 8},
-            "method": {"name": "sga", "threshold": 0.5, "retain_weight": 0.5, "retain_sequences": 2},
+            "method": method or {"name": "sga", "threshold": 0.5, "retain_weight": 0.5, "retain_sequences": 2},
             "training": {"learning_rate": 3e-3, "max_epochs": 60, "batch_size": batch_size},
             "stop": {"mean_below": 0.08, "max_perplexity_increase": None},
         }
@@ -70,6 +70,26 @@ def test_the_adapter_does_not_depend_on_batches_or_processes(settings, tmp_path)
     for run in (halves, shared):
         for name, tensor in adapter(run["output_dir"]).items():
             assert float((tensor - expected[name]).abs().max()) < 1e-5, (run["output_dir"], name)
+
+
+def test_losses_over_sequences_and_references_are_exact_too(settings, tmp_path):
+    """NPO's weights and its mean over sequences, KL's second forward, and a band that selects fewer and fewer."""
+    method = {"name": "compose", "select": "band", "high": 0.3, "low": 0.05, "loss": "npo"}
+    method |= {"retain_loss": "kl", "retain_weight": 2.0, "retain_sequences": 3}
+    whole, shared = settings("whole", 8, method), settings("shared", 4, method)
+    for run in (whole, shared):
+        run["training"]["max_epochs"] = 22
+    unlearn(whole)
+    launch(shared, tmp_path, processes=2)
+    assert json.loads((tmp_path / "shared" / "unlearning.json").read_text())["cost"]["processes"] == 2
+    logs = [[json.loads(line) for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()]
+            for name in ("whole", "shared")]  # fmt: skip
+    assert len(logs[0]) == len(logs[1]) > 4 and logs[0][-1]["n_selected"] < logs[0][1]["n_selected"]
+    for one, other in zip(logs[0][1:], logs[1][1:]):
+        assert one["n_selected"] == other["n_selected"] and one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    expected = adapter(whole["output_dir"])
+    for name, tensor in adapter(shared["output_dir"]).items():
+        assert float((tensor - expected[name]).abs().max()) < 1e-5, name
 
 
 def test_one_process_under_accelerate(settings, tmp_path):
