@@ -119,6 +119,8 @@ class Stop:
         mean_below: mean memorization accuracy of the forget set is below this (reference: the reference set's mean).
         max_below: every memorization accuracy is below this (reference: the reference set's 95 % quantile).
         extractable: at most this many sequences are extractable.
+        extraction_likelihood_below: mean extraction likelihood, EL_10, of the forget set is below this (reference: the
+            reference set's mean). It takes generation, so it is measured in epochs in which all else holds.
         longest_run: no verbatim run is longer than this many tokens (reference: the reference set's longest).
         max_perplexity_increase: the budget: no adapter is kept under which the validation perplexity has grown by more
             than this share, unless there is no validation set.
@@ -130,6 +132,7 @@ class Stop:
     max_below: Level = None
     extractable: int | None = None
     longest_run: int | Literal["reference"] | None = None
+    extraction_likelihood_below: Level = None
     max_perplexity_increase: float | None = 0.05
     patience: int = 1
 
@@ -282,12 +285,14 @@ def checked(recipe: Recipe) -> Recipe:
         _require(recipe, key, lambda value: value >= 0, "0 or more")
     _require(recipe, "seed", lambda value: 0 <= value < 2**32, "0 or more, and below 2**32")
     if not recipe.evaluation.forms or len(set(recipe.evaluation.forms)) < len(recipe.evaluation.forms):
-        raise RecipeError("recipe key evaluation.forms: name one form or more, each once; there is: stacked")
+        raise RecipeError(
+            "recipe key evaluation.forms: name one form or more, each once; there are: stacked, merged, requantized"
+        )
     if [] in asdict(recipe.data).values():
         raise RecipeError("recipe key data: an empty list names no file; give a file or null")
     _require(recipe, "adapter.dropout", lambda value: 0 <= value < 1, "at least 0 and below 1")
     _require(recipe, "data.max_tokens", lambda value: value >= 2, "2 or more")
-    for key in ("mean_below", "max_below", "longest_run"):
+    for key in ("mean_below", "max_below", "longest_run", "extraction_likelihood_below"):
         if getattr(recipe.stop, key) == "reference" and recipe.data.reference is None:
             raise RecipeError(f"recipe key stop.{key}: `reference` needs data.reference; give that file or a number")
     return recipe

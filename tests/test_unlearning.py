@@ -124,6 +124,21 @@ def test_levels_from_the_reference():
     assert stopping.resolve(Stop(), None) == stopping.Goal(mean_below=0.33)
 
 
+def test_a_level_of_extraction_likelihood_is_asked_for_when_all_else_holds():
+    reference = pd.DataFrame({
+        "memorization_accuracy": [0.2, 0.4], "longest_verbatim_run": [3.0, 4.0], "extraction_likelihood": [0.0, 0.1],
+    })  # fmt: skip
+    goal = stopping.resolve(Stop(mean_below=0.4, extraction_likelihood_below="reference"), reference)
+    assert goal.extraction_likelihood_below == pytest.approx(0.05)
+    open_one = record(mean=0.3)
+    assert not stopping.reached(goal, open_one) and stopping.only_extraction_likelihood_is_open(goal, open_one)
+    assert not stopping.only_extraction_likelihood_is_open(goal, record(mean=0.5))
+    assert stopping.reached(goal, open_one | {"extraction_likelihood_mean": 0.04})
+    assert not stopping.reached(goal, open_one | {"extraction_likelihood_mean": 0.05})
+    assert stopping.only_extraction_likelihood_is_open(stopping.Goal(extraction_likelihood_below=0.1), record())
+    assert not stopping.only_extraction_likelihood_is_open(stopping.Goal(), record())
+
+
 def test_the_budget():
     assert stopping.within(0.05, record(perplexity=10.5), record())
     assert not stopping.within(0.05, record(perplexity=10.51), record())
@@ -359,6 +374,18 @@ def test_a_run_that_explodes_keeps_what_it_had(problem):
     outcome = run(model, task, methods.ga()[0], training=training)
     assert "not finite" in outcome.stopped_because and outcome.kept_epoch == 0
     pd.testing.assert_frame_equal(score(model, task.forget), task.before)
+
+
+def test_a_run_stops_on_extraction_likelihood(problem):
+    model, task = problem()
+    goal = stopping.Goal(mean_below=0.4, extraction_likelihood_below=0.01)
+    outcome = run(model, task, methods.ga()[0], goal)
+    assert outcome.goal_reached
+    measured = [line for line in outcome.log if "extraction_likelihood_mean" in line]
+    assert all(line["memorization_accuracy_mean"] < 0.4 for line in measured)
+    assert measured[-1] is outcome.log[-1] and measured[-1]["extraction_likelihood_mean"] < 0.01
+    now = score(model, task.forget, ["extraction_likelihood"])["extraction_likelihood"].mean()
+    assert now == pytest.approx(measured[-1]["extraction_likelihood_mean"], abs=1e-9)
 
 
 def test_epochs_run_out(problem):

@@ -71,7 +71,9 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
         models.train_through(model, run.training.gradient_checkpointing)
         base = manifest.base_identity(run.model, model)
         beneath = ["carried"] if run.model.adapter else []
-        measuring = Measuring(given, run.evaluation.metrics, run.evaluation.batch_size, accelerator)
+        stops_on_it = run.stop.extraction_likelihood_below is not None
+        metrics = [*run.evaluation.metrics, *(["extraction_likelihood"] if stops_on_it else [])]
+        measuring = Measuring(given, metrics, run.evaluation.batch_size, accelerator)
         before = deployment.measure(model, "base", beneath, measuring)
         bounds = bounds_of(run.evaluation.bounds, before)
         goal = stopping.resolve(run.stop, before.reference)

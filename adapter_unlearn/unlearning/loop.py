@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from adapter_unlearn import models, scoring
+from adapter_unlearn import measuring, models, scoring
 from adapter_unlearn.memorization import outliers
 from adapter_unlearn.unlearning import stopping
 from adapter_unlearn.unlearning.selection import Known
@@ -167,6 +167,11 @@ def train(
             perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
         rest = {"stage": stage.name, "n_selected": selected, "loss": losses, "gradient_norm": norm}
         record = _record(epoch, scored, task, perplexity, started, **rest)
+        if stopping.only_extraction_likelihood_is_open(goal, record):
+            with models.scaled(model, adapter, stage.scale):
+                record["extraction_likelihood_mean"] = _extraction_likelihood(
+                    model, task.forget, training.batch_size, accelerator
+                )
         outcome.log.append(record)
         on_epoch(record)
         past = 0 if stopping.within(budget, record, base) else past + 1
@@ -280,6 +285,13 @@ def _perplexity(
     if sequences is None:
         return None
     return scoring.perplexity(scoring.score(model, sequences, ("loss",), batch_size, accelerator), sequences)
+
+
+def _extraction_likelihood(
+    model: torch.nn.Module, sequences: Dataset, batch_size: int, accelerator: Accelerator
+) -> float:
+    names = ("extraction_likelihood",)
+    return float(measuring.score(model, sequences, names, batch_size, accelerator)["extraction_likelihood"].mean())
 
 
 def _snapshot(model: torch.nn.Module) -> list[torch.Tensor]:

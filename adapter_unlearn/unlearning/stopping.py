@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class Goal:
     max_below: float | None = None
     extractable: int | None = None
     longest_run: int | None = None
+    extraction_likelihood_below: float | None = None
 
 
 def resolve(stop: Stop, reference: pd.DataFrame | None) -> Goal:
@@ -27,12 +28,15 @@ def resolve(stop: Stop, reference: pd.DataFrame | None) -> Goal:
 
     Args:
         stop: the recipe's rules.
-        reference: the reference set scored under the base; may be None if no rule asks for it.
+        reference: the reference set scored under the base; may be None if no rule asks for it, and needs extraction
+            likelihoods only if the rule of that name does.
     """
     levels: dict[str, Any] = {}
     if reference is not None:
         levels["mean_below"] = float(reference["memorization_accuracy"].mean())
         levels["max_below"] = float(reference["memorization_accuracy"].quantile(0.95))
+        if "extraction_likelihood" in reference:
+            levels["extraction_likelihood_below"] = float(reference["extraction_likelihood"].mean())
         levels["longest_run"] = int(reference["longest_verbatim_run"].max())
     rules = {field.name: getattr(stop, field.name) for field in fields(Goal)}
     return Goal(**{key: levels[key] if value == "reference" else value for key, value in rules.items()})
@@ -45,9 +49,16 @@ def reached(goal: Goal, record: dict[str, Any]) -> bool:
         (goal.max_below, lambda level: record["memorization_accuracy_max"] < level),
         (goal.extractable, lambda level: record["extractable"] <= level),
         (goal.longest_run, lambda level: record["longest_verbatim_run_max"] <= level),
+        (goal.extraction_likelihood_below, lambda level: record.get("extraction_likelihood_mean", math.inf) < level),
     ]
     rules = [(level, holds) for level, holds in asked if level is not None]
     return bool(rules) and all(holds(level) for level, holds in rules)
+
+
+def only_extraction_likelihood_is_open(goal: Goal, record: dict[str, Any]) -> bool:
+    """Whether the goal asks for a level of extraction likelihood, and all else that it asks for holds."""
+    others = replace(goal, extraction_likelihood_below=None)
+    return goal.extraction_likelihood_below is not None and (others == Goal() or reached(others, record))
 
 
 def perplexity_increase(record: dict[str, Any], before: dict[str, Any]) -> float | None:
