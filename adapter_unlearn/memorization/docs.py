@@ -37,8 +37,9 @@ the reason in the column `note`.
 
 _CLOSING = """
 Beside OpenUnlearning: its exact memorization is this one where the prefix is the prompt, and its Min-K scores are the
-negative of these. Its code leaves out the last token of every text, taking it for the end token that its chat loader
-appends, except in the mean loss; append a token here to get its numbers.
+negative of these. Those and its extraction strength leave out the last token of every text, taking it for the end token
+that its chat loader appends; append a token to the texts that it is given, and they are these. Its mean loss leaves out
+nothing; its zlib, without a prompt, the text of the first token. [Side by side](openunlearning.md).
 """
 
 

@@ -1,0 +1,256 @@
+"""Both sides next to one another: tables as JSON, and docs/openunlearning.md made of them.
+
+    python benchmarks/openunlearning/compare.py --ours ours.json --theirs theirs.json \\
+        --output benchmarks/results/openunlearning.json > docs/openunlearning.md
+
+Ends with an error, and writes nothing, where values that should agree do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TOLERANCE = 2e-5
+"""What float32 leaves of two ways to compute one thing: logits carry errors of 1e-6, and Min-K++ divides by small
+numbers."""
+
+ZLIB_TOLERANCE = TOLERANCE / 100
+"""zlib divides the loss by the bytes of a text, 100 or so."""
+
+ONE_PAIR = 1 / (32 * 64)
+"""Of AUC: one forget and one reference sequence that swap places."""
+
+FORMS = {"text": "text", "prompt": "prompt + text"}
+BOTH = tuple(FORMS)
+AS_IS, APPENDED = "same tokens", "theirs gets one token more"
+
+
+class Side(NamedTuple):
+    """One way to put our metric beside theirs, for both forms of the data."""
+
+    what: str
+    ours: str
+    variant: str
+    theirs: str
+    agrees_in: tuple[str, ...] = ()  # forms in which the definitions are the same
+    shown_in: tuple[str, ...] = BOTH
+
+
+def _last_left_out(name: str, label: str = "", ours: str = "") -> list[Side]:
+    """A metric of theirs that leaves out the last token: on the same tokens, and on one more than we score."""
+    return [
+        Side(f"{label}{AS_IS}", ours or name, "as_is", name),
+        Side(f"{label}{APPENDED}", ours or name, "token_appended", name, BOTH),
+    ]
+
+
+def _in_float64(name: str, label: str) -> Side:
+    return Side(f"{label}the same, theirs from float64 logits", name, "token_appended_float64", name, BOTH)
+
+
+TABLES: dict[str, tuple[list[Side], str]] = {
+    "Extraction strength": (
+        [
+            *_last_left_out("extraction_strength", ours="extraction_strength_openunlearning"),
+            Side(f"`extraction_strength`, {APPENDED}", "extraction_strength", "token_appended", "extraction_strength"),
+        ],
+        "Ours under their definition is `extraction_strength_openunlearning`. On the same tokens theirs judges one "
+        "token less, because it takes the last one for an end token. Our own `extraction_strength` differs where "
+        "not even the last token is recited: it says 0 there, theirs 1/L, for it never gives more than L - 1 of the "
+        "L tokens; that is all of the third pair of rows. Their reports are means over sequences, with no AUC.",
+    ),
+    "Exact memorization": (
+        _last_left_out("exact_memorization"),
+        "Theirs is on the tokens that have labels, so ours is asked with the prompt as prefix, or with a prefix of "
+        "one token where there is no prompt. On the same tokens theirs leaves out the last one.",
+    ),
+    "LOSS": (
+        [
+            Side(AS_IS, "loss", "as_is", "loss", BOTH),
+            Side("the same, theirs from float64 logits", "loss", "as_is_float64", "loss", BOTH),
+        ],
+        "One definition: the mean over all labels, the last token included. What remains of a difference is "
+        "rounding, and theirs: a cross-entropy across a transposed float32 tensor comes out about 6e-6 low, in "
+        "every sequence. The second pair of rows hands their function the same logits as float64, and it is gone.",
+    ),
+    "Min-K%": (
+        [*_last_left_out("min_k", "k = 0.2, "), *_last_left_out("min_k_40", "k = 0.4, ")],
+        "Theirs is the negative of ours, so that it goes the way of the loss; the differences are taken after "
+        "turning the sign. On the same tokens theirs leaves out the last one, which is sometimes among the least "
+        "likely and sometimes changes how many those are. Their code has k = 0.2 by default, as `min_k` has; their "
+        "benchmarks' settings say 0.4.",
+    ),
+    "Min-K%++": (
+        [
+            *_last_left_out("min_k_plus_plus", "k = 0.2, "),
+            _in_float64("min_k_plus_plus", "k = 0.2, "),
+            *_last_left_out("min_k_plus_plus_40", "k = 0.4, "),
+            _in_float64("min_k_plus_plus_40", "k = 0.4, "),
+        ],
+        "Sign, last token and k as for Min-K%. The least deviation is one and the same: 0.001, their variance's "
+        "0.000001. What remains is rounding, enlarged by division by such deviations: theirs takes the variance for "
+        "mean square less squared mean, in float32, ours from the differences to the mean; from float64 logits "
+        "theirs comes nearer to ours.",
+    ),
+    "zlib": (
+        [
+            Side(AS_IS, "zlib", "as_is", "zlib", ("prompt",)),
+            Side(
+                "the same, ours without the first token's text", "zlib_without_first_token", "as_is", "zlib",
+                ("text",), ("text",),
+            ),
+        ],
+        "The loss is that of LOSS. Theirs compresses the text of the tokens that have labels, and the first token "
+        "of a sequence never has one: without prompt (and without a bos, which is no text) it misses the first "
+        "token's text, which ours compresses too. With a prompt both compress what follows it. Their decoding also "
+        "takes away spaces before punctuation if the tokenizer is set so, as it was here (the default of "
+        "transformers 4.45.1); ours never does, and these texts have no such spaces.",
+    ),
+}  # fmt: skip
+
+OPENING = """# Beside OpenUnlearning
+
+<!-- Made by benchmarks/openunlearning/compare.py; edit that. -->
+
+[OpenUnlearning](https://github.com/locuslab/open-unlearning) (Dorna et al., 2025, arXiv:2506.12618) at commit
+`{revision}`, its own metric functions and collator under transformers {theirs[transformers]} and torch
+{theirs[torch]} (it pins 2.4.1), unchanged; this package under transformers {ours[transformers]} and torch
+{ours[torch]}. Both score the same token ids with the embedded model in float32 on a CPU: its {forget} forget texts,
+most of which it recites, and its {reference} reference texts, which it never read. Once as plain texts, everything
+after the first token scored; once with the first 50 tokens (half of a shorter text) as prompt. Batches are 8 there
+and 16 here, with padding.
+
+**Where the definitions are the same, the values are**: all rows marked "yes" agree to {worst:.0e} in every single
+sequence, and to the digit in AUC. Every other difference has its sentence.
+
+n is the number of sequences, "differ" how many of them by more than {tolerance:.0e} (zlib: {zlib:.0e}), AUC that of
+forget against reference, 1 where all forget texts look more memorized. A value that theirs does not compute is a
+dash.
+"""
+
+CLOSING = """
+## Not in the tables
+
+- Where a sequence has nothing to score, theirs gives 0 for extraction strength, Min-K% and Min-K%++, and leaves the
+  sequence out of the mean of exact memorization; ours is NaN with a note. (From reading its code, not measured.)
+- Its loader for plain texts appends no end token, so that on them the token left out is a real one; its chat loader
+  does.
+- Its reference attack compares with another model, ours (`reference_loss_difference`) with the same model without
+  adapters; its GradNorm and truth ratio have no counterpart here. None of them was compared.
+
+## Again
+
+```
+git clone https://github.com/locuslab/open-unlearning OPEN-UNLEARNING && git -C OPEN-UNLEARNING checkout {revision}
+python -m venv OTHER && OTHER/bin/pip install torch==2.13.0 transformers==4.45.1 accelerate==0.34.2 datasets==3.0.1 \\
+    hydra-core rouge_score scikit-learn scipy==1.14.1
+python benchmarks/openunlearning/ours.py --output ours.json
+OTHER/bin/python benchmarks/openunlearning/theirs.py --checkout OPEN-UNLEARNING --revision {revision} \\
+    --model adapter_unlearn/assets/model --rows ours.json --output benchmarks/results/openunlearning_theirs.json
+python benchmarks/openunlearning/compare.py --ours ours.json --theirs benchmarks/results/openunlearning_theirs.json \\
+    --output benchmarks/results/openunlearning.json > docs/openunlearning.md
+```
+
+The values of theirs, sequence by sequence, are in benchmarks/results/openunlearning_theirs.json; a test compares
+ours with them.
+"""
+
+
+def row(side: Side, form: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """One line of a table."""
+    other = theirs[side.variant][side.theirs]
+    mine, its = (np.concatenate([s["forget"], s["reference"]]) for s in (by_name(ours["scores"], side.ours), other))
+    sign = -1 if side.theirs.startswith("min_k") else 1
+    difference = np.abs(sign * mine - its)
+    tolerance = ZLIB_TOLERANCE if side.theirs == "zlib" else TOLERANCE
+    return {
+        "what": side.what,
+        "form": form,
+        "same_definition": form in side.agrees_in,
+        "n": len(mine),
+        "differ": int((difference > tolerance).sum()),
+        "max_difference": float(difference.max()),
+        "mean_ours": float(mine.mean()),
+        "mean_theirs": float(its.mean()),
+        "auc_ours": ours["auc"][side.ours],
+        "auc_theirs": other["auc"],
+    }
+
+
+def by_name(scores: dict[str, dict[str, list[float]]], metric: str) -> dict[str, list[float]]:
+    """Set -> one metric's values."""
+    return {name: columns[metric] for name, columns in scores.items()}
+
+
+def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """All tables, and what they were made from."""
+    tables = {
+        title: [row(side, form, ours["forms"][form], theirs["forms"][form]) for side in sides for form in side.shown_in]
+        for title, (sides, _) in TABLES.items()
+    }
+    counts = {name: len(rows["input_ids"]) for name, rows in ours["forms"]["text"]["rows"].items()}
+    versions = {"ours": ours["versions"], "theirs": theirs["versions"]}
+    return {"revision": theirs["revision"], "versions": versions, "sequences": counts, "tables": tables}
+
+
+def disagreements(result: dict[str, Any]) -> list[str]:
+    """Where the definitions are the same and the values are not."""
+    found = []
+    for title, lines in result["tables"].items():
+        for line in lines:
+            apart = 0.0 if line["auc_theirs"] is None else abs(line["auc_ours"] - line["auc_theirs"])
+            if line["same_definition"] and (line["differ"] or apart > ONE_PAIR):
+                found.append(f"{title}, {line['what']}, {line['form']}: {line['max_difference']:.2g}, AUC {apart:.2g}")
+    return found
+
+
+def page(result: dict[str, Any]) -> str:
+    """The Markdown page."""
+    worst = max(
+        line["max_difference"] for lines in result["tables"].values() for line in lines if line["same_definition"]
+    )
+    facts = {**result["versions"], **result["sequences"], "revision": result["revision"]}
+    parts = [OPENING.format(**facts, worst=worst, tolerance=TOLERANCE, zlib=ZLIB_TOLERANCE)]
+    heads = ["what", "data", "same definition", "n", "differ", "max difference"]
+    heads += [f"{number}, {side}" for number in ("mean", "AUC") for side in ("ours", "theirs")]
+    for title, lines in result["tables"].items():
+        rows = [heads, ["---"] * len(heads), *map(cells, lines)]
+        parts += [f"\n## {title}\n\n{TABLES[title][1]}\n\n", *(f"| {' | '.join(row)} |\n" for row in rows)]
+    return "".join(parts) + CLOSING.format(revision=result["revision"])
+
+
+def cells(line: dict[str, Any]) -> list[str]:
+    """A line of a table as text; an AUC of theirs is a dash where it has none."""
+    return [
+        line["what"],
+        FORMS[line["form"]],
+        "yes" if line["same_definition"] else "no",
+        str(line["n"]),
+        str(line["differ"]),
+        f"{line['max_difference']:.1e}",
+        f"{line['mean_ours']:.6f}",
+        f"{line['mean_theirs']:.6f}",
+        f"{line['auc_ours']:.4f}",
+        "–" if line["auc_theirs"] is None else f"{line['auc_theirs']:.4f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("ours", "theirs", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    arguments = parser.parse_args()
+    result = compare(*(json.loads(path.read_text(encoding="utf-8")) for path in (arguments.ours, arguments.theirs)))
+    if found := disagreements(result):
+        parser.exit(1, "\n".join(found) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(page(result), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Our side of the comparison with OpenUnlearning: the token ids that both score, and our scores of them.
+
+    python benchmarks/openunlearning/ours.py --output ours.json
+
+The embedded default in float32 on a CPU; its forget set, most of which it recites, against its reference set, which it
+never read. Both once as plain texts and once with the first 50 tokens (half of a shorter text) as prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import transformers
+from datasets import Dataset
+
+from adapter_unlearn import load_sequences, score
+from adapter_unlearn.assets import resolve
+from adapter_unlearn.memorization.membership import min_k, min_k_plus_plus
+from adapter_unlearn.memorization.set_level import auc_interval, membership
+from adapter_unlearn.memorization.teacher_forced import Predictions
+from adapter_unlearn.models import load_base, load_tokenizer
+
+MODEL = "embedded:model"
+SETS = ("forget", "reference")
+FORMS = ("text", "prompt")
+METRICS = (
+    "extraction_strength_openunlearning", "extraction_strength", "exact_memorization", "loss", "min_k",
+    "min_k_plus_plus", "zlib",
+)  # fmt: skip
+LOW = {"loss", "zlib", "zlib_without_first_token"}
+"""Those that are low where the text is memorized."""
+
+
+def sequences(form: str, name: str, tokenizer: Any) -> Dataset:
+    """A set as plain texts, everything after the first token scored, or split in two, only the second part scored."""
+    plain = load_sequences(resolve(f"embedded:{name}.jsonl"), tokenizer, prefix_tokens=1 if form == "text" else 50)
+    if form == "text":
+        return plain
+    parts = [(ids[:cut], ids[cut:]) for ids, cut in zip(plain["input_ids"], plain["prefix_tokens"])]
+    rows = [{"prompt": tokenizer.decode(a), "completion": tokenizer.decode(b)} for a, b in parts]
+    return load_sequences(rows, tokenizer)
+
+
+def scored(model: torch.nn.Module, rows: Dataset, tokenizer: Any) -> pd.DataFrame:
+    """Our metrics of each row; those that only the comparison needs, too: k = 0.4, zlib without the first token."""
+    at_40: dict[int, tuple[float, float]] = {}
+
+    def observe(index: int, seen: Predictions) -> None:
+        at_40[index] = min_k(seen, 0.4), min_k_plus_plus(seen, 0.4)
+
+    frame = score(model, rows, METRICS, observe=observe)
+    assert frame["note"].eq("").all()
+    frame["min_k_40"], frame["min_k_plus_plus_40"] = zip(*(at_40[i] for i in range(len(rows))))
+    texts = [tokenizer.decode(ids[start:]) for ids, start in zip(rows["input_ids"], rows["scored_from"])]
+    frame["zlib_without_first_token"] = frame["loss"] / [len(zlib.compress(text.encode())) for text in texts]
+    return frame.drop(columns=["n_tokens", "note"])
+
+
+def areas(forget: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
+    """AUC of every column."""
+    found = membership(forget, reference).set_index("metric")["auc"].to_dict()
+    for name in set(forget) - set(found) - {"id"}:
+        sign = -1 if name in LOW else 1
+        found[name] = auc_interval(sign * forget[name].to_numpy(), sign * reference[name].to_numpy()).value
+    return found
+
+
+def run() -> dict[str, Any]:
+    """Under `forms`, for each: what was scored, the scores of each set, and the AUC of each metric."""
+    model, tokenizer = load_base(MODEL, "none", "float32", device="cpu"), load_tokenizer(MODEL)
+    forms: dict[str, Any] = {}
+    for form in FORMS:
+        rows = {name: sequences(form, name, tokenizer) for name in SETS}
+        frames = {name: scored(model, rows[name], tokenizer) for name in SETS}
+        forms[form] = {
+            "rows": {name: rows[name].select_columns(["input_ids", "scored_from"]).to_dict() for name in SETS},
+            "scores": {name: frame.drop(columns="id").to_dict("list") for name, frame in frames.items()},
+            "auc": areas(*frames.values()),
+        }
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+    return {"versions": versions, "forms": forms}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.output.write_text(json.dumps(run()) + "\n", encoding="utf-8")
