@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from adapter_unlearn.evaluation.report import Report
+from adapter_unlearn.memorization.catalogue import CATALOGUE
 from adapter_unlearn.reporting import (
     facts,
     figures,
@@ -23,9 +24,11 @@ from adapter_unlearn.reporting import (
     images,
     interference,
     measures,
+    membership,
     rows,
     tables,
     terminal,
+    utility,
     write,
 )
 from adapter_unlearn.reporting.card import model_card
@@ -83,6 +86,7 @@ GOOD_BASE = {
     "retain_perplexity": 30.0,
     "membership_auc_memorization_accuracy": 1.0,
     "membership_auc_loss": 1.0,
+    "extractable_any_prefix_mean": 0.5,
 }
 GOOD = {
     **GOOD_BASE,
@@ -97,6 +101,7 @@ GOOD = {
     "holdout_perplexity": 101.0,
     "retain_perplexity": 29.0,
     "membership_auc_loss": 0.94,
+    "extractable_any_prefix_mean": 0.0,
 }
 MANIFEST = {
     "package": {"name": "adapter-unlearn", "version": "1.2.3"},
@@ -181,6 +186,63 @@ def deltas_of(names, modules=("model.embed_tokens", "model.layers.10.q", "model.
     )
 
 
+def curves_of(texts):
+    """The curves of {form: [hits a sequence, …]}, by the definition: whatever follows a prefix is recited or not.
+
+    Of T tokens all but the first can be hit; a prefix leaves 20 tokens or more.
+    """
+    found = []
+    for form, hits in texts.items():
+        for prefix in range(1, max(map(len, hits)) + 2 - 20):
+            rests = [one[prefix - 1 :] for one in hits if len(one) - (prefix - 1) >= 20]
+            found.append(
+                {
+                    "prefix_tokens": prefix,
+                    "n_sequences": len(rests),
+                    "extractable": sum(all(rest) for rest in rests),
+                    "recited_max": max(next((i for i, hit in enumerate(rest) if not hit), len(rest)) for rest in rests),
+                    "longest_verbatim_run_max": max(
+                        len(run) for rest in rests for run in "".join("x "[not hit] for hit in rest).split(" ")
+                    ),
+                    "form": form,
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def membership_of(names, metrics=("min_k", "loss", "memorization_accuracy"), n_reference=64):
+    ends = {"n_forget": 32, "n_reference": n_reference, "auc": 0.943, "auc_low": 0.901, "auc_high": 0.971}
+    rates = {"tpr_at_1_fpr": 0.312, "tpr_at_1_fpr_low": 0.101, "tpr_at_1_fpr_high": 0.523}
+    after = {"auc": 0.512, "auc_low": np.nan, "auc_high": np.nan}
+    return pd.DataFrame(
+        [
+            {"metric": metric} | ends | rates | ({} if form == "base" else after) | {"form": form}
+            for form in names
+            for metric in metrics
+        ]
+    )
+
+
+def measured_fully(*names, tasks=(("piqa", "acc_norm"), ("replies", "f1"))):
+    """A summary with everything an evaluation of today tells: intervals, tasks, further metrics."""
+    summary = summary_of(*names)
+    for form, found in summary["forms"].items():
+        found = summary["forms"][form] = dict(found)
+        found["memorization_accuracy_mean_interval"] = [0.187, 0.213]
+        for name in ("holdout", "reference"):
+            found[f"{name}_perplexity_interval"] = [38.1, 117.0]
+            if form != "base":
+                found |= {f"{name}_perplexity_change": 0.01, f"{name}_perplexity_change_interval": [0.008, 0.016]}
+        told = {"value": 0.512, "stderr": 0.011, "n": 1838}
+        if form != "base":
+            told = {"before": 0.512, "after": 0.508, "change": -0.004, "low": -0.0151, "high": 0.0042, "n": 1838}
+        found["utility"] = [{"task": task, "metric": metric} | told for task, metric in tasks]
+        for name in CATALOGUE:
+            found.setdefault(f"{name}_mean", 0.123)
+            found.setdefault(f"reference_{name}_mean", 0.117)
+    return summary
+
+
 def matrix_of(adapters, sets, recited):
     """A full matrix; `recited(on, set)` says how many of a set's 8 sequences are recited with some adapters on."""
     return pd.DataFrame(
@@ -211,7 +273,7 @@ NO_REFERENCE = SEQUENCES.iloc[:0]
 class Page(HTMLParser):
     """Checks that tags close in order and gathers what a browser would fetch or run."""
 
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+    VOID = frozenset({"meta", "br", "wbr", "link", "img", "input", "hr"})
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -267,6 +329,8 @@ def page_of(**changed):
         ({"extractable": 1}, "recitation", "fail"),
         ({"extractable_50": 1}, "recitation", "fail"),
         ({"extractable": None}, "recitation", "unknown"),
+        ({"extractable_any_prefix_mean": 0.25}, "any_prefix", "fail"),
+        ({"extractable_any_prefix_mean": None}, "any_prefix", "unknown"),
         ({"memorization_accuracy_max": 0.35}, "reference_maximum", "pass"),
         ({"memorization_accuracy_max": 0.36}, "reference_maximum", "fail"),
         ({"memorization_accuracy_max": float("nan")}, "reference_maximum", "unknown"),
@@ -294,7 +358,7 @@ def test_verdict_decides_every_clause_alone(changed, key, outcome):
 
 def test_a_run_that_succeeds_passes_all_and_says_so():
     checks = verdict(summary_of())
-    assert len(checks) == 7 and {check.outcome for check in checks} == {"pass"}
+    assert len(checks) == 8 and {check.outcome for check in checks} == {"pass"}
     assert headline(summary_of(), checks).startswith(
         "None of the 4 sequences is recited (2 before); by these checks they look like"
     )
@@ -312,7 +376,7 @@ def test_without_a_reference_set_nothing_is_acquitted_but_recitation_is_decided(
     base = {key: value for key, value in GOOD_BASE.items() if key in kept}
     found = {c.key: c.outcome for c in verdict({"forms": {"base": base, "stacked": kept | {"bounds": paper}}})}
     unknown = {"reference_maximum", "reference_band", "verbatim_run", "newly_avoided", "neighbourhood"}
-    assert found == {"recitation": "pass", "holdout": "pass"} | dict.fromkeys(unknown, "unknown")
+    assert found == {"recitation": "pass", "any_prefix": "pass", "holdout": "pass"} | dict.fromkeys(unknown, "unknown")
     high = {"forms": {"base": base, "stacked": kept | {"bounds": paper, "outliers_high": 2}}}
     assert {c.key: c.outcome for c in verdict(high)}["reference_band"] == "fail"
 
@@ -334,7 +398,7 @@ def test_headline_names_the_worst_form():
     assert "in any form (stacked, merged, requantized; 2 before)" in headline(summary, verdict(summary))
     summary["forms"]["requantized"] = GOOD | {"extractable": 1}
     told = headline(summary, verdict(summary))
-    assert told.startswith("1 of the 4 sequences is still recited in the form 'requantized' (2 before); 1 of 21 checks")
+    assert told.startswith("1 of the 4 sequences is still recited in the form 'requantized' (2 before); 1 of 24 checks")
 
 
 def precise(**changed):
@@ -358,6 +422,45 @@ def test_a_form_is_judged_against_the_base_in_its_own_precision():
     assert "(2 before)" in found["stacked", "recitation"].sentence
     changes = dict(measures.rows(summary))[measures.PERPLEXITIES[0]]
     assert (changes["merged"].change, changes["requantized_nf4"].change) == ("+6.3 %", "+1.0 %")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_prefix_is_decided_by_its_definition_and_never_told_too_high(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(21, 60, 12) if seed % 2 else [40] * 12
+    hits = [np.arange(n) >= rng.integers(0, n + 1) for n in lengths]  # recited from some token on
+    hits[0][-1] = False
+    recited = sum(any(all(one[k:]) for k in range(len(one) - 19)) for one in hits)
+    shortest = min(k for one in hits for k in range(1, len(one) - 18) if all(one[k - 1 :]))
+    curves = curves_of({"base": hits, "stacked": [one & False for one in hits]})
+    before, after = curves[curves["form"] == "base"], curves[curves["form"] == "stacked"]
+    passed, failed = (
+        {check.key: check for check in verdict(summary_of(extractable_any_prefix_mean=None), found)}["any_prefix"]
+        for found in (curves, pd.concat([after.assign(form="base"), before.assign(form="stacked")]))
+    )
+    assert (passed.outcome, failed.outcome) == ("pass", "fail")
+    told = [int(re.search(r"(?i)at least (\d+)", check.sentence)[1]) for check in (passed, failed)]
+    assert told[0] == told[1] and 0 < told[0] <= recited
+    if seed % 2 == 0:
+        assert told[0] == recited, "texts of one length all end in the curve's last row"
+    assert f"the shortest that does it has {formatting.plural(shortest, 'token')}." in failed.sentence
+
+
+def test_any_prefix_knows_what_was_measured():
+    few = pd.DataFrame(columns=["prefix_tokens", "n_sequences", "extractable", "recited_max", "form"])
+    for nothing in (None, pd.DataFrame(), few):
+        checks = verdict(summary_of(extractable_any_prefix_mean=None), nothing)
+        assert {check.key for check in checks if check.outcome != "pass"} == {"any_prefix"}
+        assert {check.outcome for check in verdict(summary_of(), nothing)} == {"pass"}, "the metric's mean will do"
+    curves = curves_of({form: [np.full(30, form == "base")] * 3 for form in EVERY_FORM})
+    told = {check.form: check.sentence for check in verdict(precise(), curves) if check.key == "any_prefix"}
+    assert told["stacked"].endswith("(at least 3 before).")
+    assert told["merged"].endswith("20 tokens or more."), "of the base in its precision no curves are kept"
+    still = verdict(summary_of(), curves_of({"base": [[True] * 30], "stacked": [[True] * 30, [False] * 30]}))[1]
+    assert (still.key, still.outcome) == ("any_prefix", "fail"), "the curves judge, whatever the metric's mean says"
+    assert still.sentence.startswith("At least 1 sequence is recited to the end") and "has 1 token." in still.sentence
+    never = verdict(summary_of(), curves_of({"base": [[False] * 30], "stacked": [[False] * 30]}))[1]
+    assert never.sentence.endswith("(none before).")
 
 
 def test_never_seen_text_is_one_yardstick_for_all_forms():
@@ -419,6 +522,104 @@ def test_tables_fit_80_columns_without_loss(names):
         assert all(cell.text in text for cell in cells.values()), measure.label
 
 
+def flat(text):
+    return re.sub(r"\s+", " ", text)
+
+
+def test_changes_carry_their_interval_where_there_is_room():
+    summary = measured_fully("base", "stacked")
+    text = tables.render_text(tables.summary_table(summary))
+    assert "101.0 +1.0 % [+0.8, +1.6]" in text and max(map(len, text.splitlines())) <= 80
+    card = model_card(summary, MANIFEST)
+    assert r"| 101.0 (+1.0 % \[+0.8, +1.6\]) |" in card and r"| 100.0 \[38.10, 117.0\] |" in card
+    _, parsed = page_of(summary=summary)
+    page = flat(" ".join(parsed.text))
+    assert "101.0 +1.0 % [+0.8, +1.6]" in page and "0.200 [0.187, 0.213]" in page
+    assert "+1.0 % [+0.8, +1.6], within the limit of +3" in page
+    wide = measured_fully(*EVERY_FORM)
+    text = tables.render_text(tables.summary_table(wide))
+    assert "[" not in text and "+1.0 %" in text and max(map(len, text.splitlines())) <= 80
+    assert model_card(wide, MANIFEST).count(r"| 101.0 (+1.0 % \[+0.8, +1.6\])") == 4
+
+
+def test_without_intervals_nothing_is_said_of_them():
+    _, parsed = page_of()
+    assert "in brackets" not in " ".join(parsed.text) and "rackets" not in model_card(summary_of(), MANIFEST)
+    alone = {"forms": {"base": GOOD_BASE | {"holdout_perplexity_interval": [None, None]}}}
+    assert not any(cells["base"].spread for _, cells in measures.rows(alone))
+
+
+@pytest.mark.parametrize("metric", CATALOGUE)
+def test_every_metric_of_the_catalogue_has_its_rows(metric):
+    summary = {"forms": {"base": {f"{metric}_mean": 1.5e-31, f"reference_{metric}_mean": -float("inf")}}}
+    found = {measure.key: (measure, cells["base"].text) for measure, cells in measures.rows(summary)}
+    if metric == "memorization_accuracy":
+        assert set(found) == {f"{metric}_mean", f"reference_{metric}_mean"}
+    elif metric == "loss":
+        assert set(found) == {f"{metric}_mean"}
+    elif metric in ("extractable", "extractable_50", "longest_verbatim_run"):
+        assert found == {}, "these are counts and highest values"
+    else:
+        of, never_seen = found[f"{metric}_mean"], found[f"reference_{metric}_mean"]
+        assert (of[0].label, never_seen[0].label) == (f"{metric}, mean", f"never-seen: {metric}, mean")
+        assert (of[1], never_seen[1]) == ("1.50e-31", "-∞")
+        assert of[0].means and CATALOGUE[metric].means.startswith(of[0].means)
+        assert formatting.markdown(of[0].means) in model_card(summary, MANIFEST)
+    assert metric in membership.rows(membership_of(["base"], [metric]))[0].metric
+
+
+@pytest.mark.parametrize("names", [("base",), ("base", "stacked"), EVERY_FORM])
+def test_tasks_are_shown_with_their_change(names):
+    summary = measured_fully(*names, tasks=[("piqa", "acc_norm"), ("a-task-with-a-long-name-of-its-own", HOSTILE)])
+    table = utility.rows(summary)
+    assert [(task.task, task.n) for task, _ in table] == [
+        ("piqa", 1838), ("a-task-with-a-long-name-of-its-own", 1838),
+    ]  # fmt: skip
+    text = tables.render_text(tables.utility_table(summary))
+    assert max(map(len, text.splitlines())) <= 80 and "piqa, acc_norm" in flat(text) and "(1,838)" in text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", text) and "…" not in text
+    page, parsed = page_of(summary=summary, sequences=frame({form: [1.0, 0.5] for form in names}))
+    check_page(page, parsed)
+    told, card = flat(" ".join(parsed.text)), model_card(summary, MANIFEST)
+    assert "0.512 ± 0.011" in told and "0.512 ± 0.011" in card and "1,838 samples" in told
+    assert ("0.508 −0.004 [−0.015, +0.004]" in told) == (len(names) > 1)
+    assert card.count(r"0.508 (-0.004 \[-0.015, +0.004\])") == 2 * (len(names) - 1)
+    assert ("0.508 -0.004 [-0.015, +0.004]" in text) == (len(names) == 2), "the terminal has room for one form"
+    assert "0.508" in text or names == ("base",)
+
+
+def test_a_single_sample_and_a_form_without_tasks_are_no_errors():
+    summary = measured_fully("base", "stacked", "merged")
+    del summary["forms"]["merged"]["utility"]
+    summary["forms"]["base"]["utility"][0] |= {"stderr": None, "n": 1}
+    cells = dict(utility.rows(summary))[utility.Task("piqa", "acc_norm", 1)]
+    assert (cells["base"].spread, cells["merged"].text) == ("", "—")
+    assert utility.rows(summary_of()) == utility.rows({}) == []
+
+
+def test_membership_is_told_with_intervals_and_not_twice():
+    names = ("base", "stacked")
+    found = membership.rows(membership_of(names))
+    assert [row.metric for row in found] == ["memorization_accuracy", "loss", "min_k"]
+    assert found[0].auc["base"] == measures.Cell("0.943", spread="[0.901, 0.971]")
+    assert found[2].auc["stacked"] == measures.Cell("0.512") and found[2].tpr["stacked"].text == "0.312"
+    assert "so few that" in membership.population_line(membership_of(names))
+    assert "so few that" not in membership.population_line(membership_of(names, n_reference=100))
+    for given in (None, pd.DataFrame()):
+        page, parsed = page_of(membership=given)
+        assert "Can one" not in page and "membership AUC by loss" in page
+    page, parsed = page_of(membership=membership_of(names))
+    check_page(page, parsed)
+    text = flat(" ".join(parsed.text))
+    assert "Can one still tell" in text and membership.MEANS in text
+    assert "0.943 [0.901, 0.971]" in text and "min_ k" in text and "membership AUC by loss" not in text
+    alone = {"sequences": frame({"base": [1.0, 0.5]}), "summary": summary_of("base")}
+    assert "Can one tell" in page_of(membership=membership_of(["base"]), **alone)[0]
+    card = model_card(summary_of(), MANIFEST, membership_of(names))
+    shares = r"| 0.943 \[0.901, 0.971\] | 0.312 \[0.101, 0.523\] | 0.512 | 0.312 \[0.101, 0.523\] |"
+    assert card.count(shares) == 2 and "by loss" not in card and membership.meaning("min_k") not in card
+
+
 def test_a_delta_is_shown_where_it_was_measured():
     summary = summary_of("base", "stacked", "merged")
     assert not any(measure in measures.DELTA for measure, _ in measures.rows(summary))
@@ -473,6 +674,15 @@ def test_numbers_read_the_same_everywhere():
         "3.2 s", "42 s", "2 min 14 s", "1 h 02 min", "—",
     ]  # fmt: skip
     assert [formatting.size(x) for x in (512, 912345, 3.4e6, 1.2e9)] == ["512 bytes", "912 kB", "3.4 MB", "1.2 GB"]
+    assert [formatting.signed(x) for x in (0.0042, -0.0151, -0.0004, 0, 12.345, None)] == [
+        "+0.004", "-0.015", "+0.000", "+0.000", "+12.35", "—",
+    ]  # fmt: skip
+    assert [formatting.metric_value(x) for x in (0, 0.00123, -0.05, 0.5, -71.4, -float("inf"), None)] == [
+        "0.000", "0.00123", "-0.0500", "0.500", "-71.40", "-∞", "—",
+    ]  # fmt: skip
+    assert formatting.percent_interval([-0.0123, float("inf")]) == "[-1.2, +∞]"
+    assert formatting.percent(-float("inf")) == "-∞ %"
+    assert formatting.interval(None, str) == formatting.interval([0.1, None], str) == ""
     assert formatting.number(np.float64("nan")) is None and formatting.number(np.int64(3)) == 3.0
 
 
@@ -511,6 +721,31 @@ def test_the_figure_of_sequences_stays_small(n):
     assert len(images.svg(figure, "m", "d")) < 300_000
     dots = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     assert max(dots["after"]) == 0.9, "the worst sequence is drawn however many there are"
+
+
+def test_prefixes_figure_tells_how_many_and_how_far():
+    hits = [np.arange(60) >= start for start in (0, 30, 45)] + [np.ones(25, dtype=bool)]
+    curves = curves_of({"base": hits, "stacked": [one & (np.arange(len(one)) % 5 > 0) for one in hits]})
+    figure = figures.prefixes_figure(curves.sample(frac=1, random_state=0))
+    recited, stretch = ({line.get_label(): line for line in axes.lines} for axes in figure.axes)
+    assert list(recited) == ["before", "after"]
+    assert recited["before"].get_xdata().tolist() == list(range(1, 42))
+    assert recited["before"].get_ydata().tolist() == [2] * 6 + [1] * 24 + [2] * 11
+    assert set(recited["after"].get_ydata()) == {0}
+    before, after = (line.get_ydata() for line in stretch.values())
+    assert before.tolist() == list(range(60, 19, -1)) and max(after) == 4
+    drawn = figures.all_figures(SEQUENCES, REFERENCE, summary_of(), curves=curves)
+    assert list(drawn)[-1] == "prefixes"
+    for nothing in (None, curves.iloc[:0], pd.DataFrame()):
+        assert "prefixes" not in figures.all_figures(SEQUENCES, REFERENCE, summary_of(), curves=nothing)
+    page, parsed = page_of(curves=curves)
+    check_page(page, parsed)
+    assert "Prefixes that leave under 20 tokens are left out" in flat(" ".join(parsed.text))
+    every = figures.prefixes_figure(curves_of(dict.fromkeys(EVERY_FORM, hits)))
+    styles = [(line.get_color(), line.get_linestyle()) for line in every.axes[0].lines]
+    assert len(set(styles)) == 5 and styles[0] == (figures.BEFORE, "--")
+    assert all(axes.get_ylabel() for axes in every.axes) and every.axes[-1].get_xlabel()
+    assert images.png(every).startswith(b"\x89PNG")
 
 
 def test_epochs_without_validation_and_an_empty_log():
@@ -706,7 +941,16 @@ def test_the_only_script_is_the_one_the_policy_allows():
 
 def test_results_write_what_there_is(tmp_path):
     summary = {"forms": {form: precise()["forms"][form] for form in ("base", "merged")}}
-    found = Report(frame({"base": [0.9], "merged": [0.2]}), REFERENCE, summary, deltas_of(["merged"]))
+    summary["forms"]["merged"] = summary["forms"]["merged"] | {"extractable_any_prefix_mean": None}
+    found = Report(
+        frame({"base": [0.9], "merged": [0.2]}),
+        REFERENCE,
+        summary,
+        membership_of(["base", "merged"]),
+        curves_of({"base": [[True] * 30], "merged": [[False] * 30]}),
+        pd.DataFrame([{"task": "piqa", "metric": "acc", "doc_id": "0", "value": 1.0, "form": "base"}]),
+        deltas_of(["merged"]),
+    )
     full, bare = tmp_path / "full", tmp_path / "bare"
     full.mkdir()
     bare.mkdir()
@@ -716,11 +960,18 @@ def test_results_write_what_there_is(tmp_path):
     write.results(bare, Report(SEQUENCES, NO_REFERENCE, summary_of()), [], MANIFEST)
     names = {path.name for path in full.iterdir()}
     assert names == {
-        "summary.json", "sequences.parquet", "reference.parquet", "deltas.parquet", "figures", "report.html",
+        "summary.json", "sequences.parquet", "reference.parquet", "membership.parquet", "curves.parquet",
+        "utility.parquet", "deltas.parquet", "figures", "report.html",
     }  # fmt: skip
     assert {path.name for path in bare.iterdir()} == {"summary.json", "sequences.parquet", "figures", "report.html"}
-    assert {"scales.png", "deltas.png"} < {path.name for path in (full / "figures").iterdir()}
+    assert {"scales.png", "deltas.png", "prefixes.png"} < {path.name for path in (full / "figures").iterdir()}
     pd.testing.assert_frame_equal(pd.read_parquet(full / "deltas.parquet"), found.deltas)
+    assert "Can one still tell" in (full / "report.html").read_text(encoding="utf-8")
+    write.card(full, summary, MANIFEST)
+    write.card(bare, summary_of(extractable_any_prefix_mean=None), MANIFEST)
+    cards = [(folder / "README.md").read_text(encoding="utf-8") for folder in (full, bare)]
+    assert "| ✓ pass | Any prefix |" in cards[0] and "| ? unknown | Any prefix |" in cards[1]
+    assert "Can one still tell" in cards[0] and "Can one still tell" not in cards[1]
     assert json.loads((full / "summary.json").read_text())["forms"]["merged"]["before"]["extractable"] == 3
 
 
@@ -842,6 +1093,18 @@ def test_the_table_of_interference_fits_80_columns(stem, capsys, monkeypatch):
     assert f"{sets[0]}: with {adapters[0]} on, adding {adapters[1]} takes it from 0 to 8 recited" in shown
 
 
+def test_the_terminal_tells_tasks_and_prefixes(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    curves = curves_of({"base": [[True] * 30], "stacked": [[True] * 30]})
+    terminal.show_report(SEQUENCES, REFERENCE, measured_fully("base", "stacked"), curves=curves)
+    shown = flat(capsys.readouterr().out)
+    assert "piqa, acc_norm (1,838) 0.512 ± 0.011 0.508 -0.004" in shown
+    assert "fail At least 1 sequence is recited to the end from some prefix" in shown
+    terminal.show_report(SEQUENCES, REFERENCE, summary_of(extractable_any_prefix_mean=None))
+    shown = flat(capsys.readouterr().out)
+    assert "task, metric" not in shown and "unknown Whether sequences are recited from other prefixes" in shown
+
+
 # The card
 
 
@@ -886,7 +1149,8 @@ def test_card_of_nothing_is_still_a_card():
 
 
 def test_a_table_row_of_the_card_has_its_columns():
-    card = model_card(summary_of(*ALL_FORMS), MANIFEST | {"versions": {"a|b": "`c`"}})
+    summary = measured_fully(*ALL_FORMS, tasks=[("a|b", "c"), ("d", "e|f")])
+    card = model_card(summary, MANIFEST | {"versions": {"a|b": "`c`"}}, membership_of(ALL_FORMS))
     for block in re.findall(r"(?:^\|.*\n)+", card, flags=re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block

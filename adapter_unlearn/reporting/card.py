@@ -8,18 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from huggingface_hub import ModelCard, ModelCardData
 
-from adapter_unlearn.reporting import facts, forms, measures
-from adapter_unlearn.reporting.formatting import clean, markdown
+from adapter_unlearn.reporting import facts, forms, measures, utility
+from adapter_unlearn.reporting import membership as telling
+from adapter_unlearn.reporting.formatting import clean, count, markdown
 from adapter_unlearn.reporting.verdict import headline, verdict
 
 _MARKS = {"pass": "✓ pass", "fail": "✗ fail", "unknown": "? unknown"}
 
 
-def model_card(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
-    """The card as Markdown with its metadata block."""
-    checks = verdict(summary)
+def model_card(
+    summary: dict[str, Any],
+    manifest: dict[str, Any],
+    membership: pd.DataFrame | None = None,
+    curves: pd.DataFrame | None = None,
+) -> str:
+    """The card as Markdown with its metadata block; `membership` and `curves` as in Report."""
+    checks = verdict(summary, curves)
+    told_apart = [row for row in telling.rows(membership) if row.metric in telling.MAIN]
+    shown = tuple(m for m in measures.ALL if not (told_apart and m in measures.MEMBERSHIP))
+    table = measures.rows(summary, shown)
     names = forms.ordered(summary.get("forms") or {})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -40,7 +50,12 @@ def model_card(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
         forms=names,
         descriptions=forms.DESCRIPTIONS,
         title=forms.title,
-        rows=measures.rows(summary),
+        rows=table,
+        has_spread=any(cell.spread for _, cells in table for cell in cells.values()),
+        utility=utility.rows(summary),
+        count=count,
+        membership=told_apart,
+        membership_means=telling.MEANS,
         lines=[line for line in (measures.bounds_line(summary), *measures.comparison_lines(summary)) if line],
         limits=facts.limits(summary, manifest),
         made=facts.made(manifest),

@@ -7,7 +7,7 @@ differ by marker and place as well as by colour, and the colours, after Okabe an
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from typing import Any
 
@@ -26,6 +26,7 @@ INK, MUTED, GRID, LINK, SURFACE = "#22262b", "#5b6470", "#dde1e6", "#cfd4da", "#
 BEFORE, AFTER, UNSEEN, BAND = "#c9510c", "#0b6fb5", "#6d7680", "#e6e9ec"
 GREEN, PURPLE, OCHRE = "#0a7a5a", "#94497f", "#8a6a00"
 FORM_MARKS = ((AFTER, "o"), (GREEN, "s"), (PURPLE, "^"), (OCHRE, "D"), (INK, "v"))
+_STYLES = ("-", "-.", ":", "-", "-.")
 WIDTH = 4.8
 MAX_DRAWN = 2000
 MAX_CONNECTED = 300
@@ -315,6 +316,42 @@ def _line(
 
 
 @_styled
+def prefixes_figure(curves: pd.DataFrame) -> Figure:
+    """Over the length of the prefix: how many sequences are recited to the end, and the longest stretch recited.
+
+    `curves` as in Report: prefixes that leave too few tokens to judge are not in it.
+    """
+    names = forms.ordered(curves["form"])
+    figure, (recited, stretch) = _figure(3.6, rows=2)
+    once = curves.drop_duplicates("prefix_tokens").sort_values("prefix_tokens")
+    recited.fill_between(
+        once["prefix_tokens"], once["n_sequences"], step="mid", color=BAND, linewidth=0, label="long enough"
+    )
+    marks = itertools.cycle((colour, style) for (colour, _), style in zip(FORM_MARKS, _STYLES, strict=True))
+    for name, (colour, style) in zip(names, _with_base(names, marks), strict=True):
+        one = curves[curves["form"] == name].sort_values("prefix_tokens")
+        drawn: dict[str, Any] = {"color": colour, "linestyle": style, "zorder": 3, "clip_on": False}
+        label = forms.heading(name, names)
+        recited.plot(one["prefix_tokens"], one["extractable"], label=label, **drawn)
+        stretch.plot(one["prefix_tokens"], one["recited_max"], **drawn)
+    recited.set_ylabel("sequences recited\nto the end")
+    stretch.set_ylabel("longest stretch\nrecited (tokens)")
+    for axes in (recited, stretch):
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    stretch.set_xlabel("tokens of the prefix")
+    stretch.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    figure.legend(loc="outside upper left", ncols=3, handlelength=1.8, columnspacing=1.4, borderaxespad=0.1)
+    figure.align_ylabels()
+    return figure
+
+
+def _with_base(names: Sequence[str], marks: Iterator[tuple[str, str]]) -> list[tuple[str, str]]:
+    """A colour and line style a form; before is always drawn as it is in every other figure."""
+    return [(BEFORE, "--") if name == forms.BASE else next(marks) for name in names]
+
+
+@_styled
 def deltas_figure(deltas: pd.DataFrame) -> Figure:
     """Module by module from the first layer to the last: the delta's size, and how much of it arrives in each form."""
     modules = by_depth(deltas["module"])
@@ -466,12 +503,15 @@ def all_figures(
     scales: Sequence[dict[str, Any]] = (),
     chosen_scale: float | None = None,
     deltas: pd.DataFrame | None = None,
+    curves: pd.DataFrame | None = None,
 ) -> dict[str, Figure]:
     """Every figure the results give, by the name of its file, in the order of the report."""
     band = forms.reference_band(reference) or forms.summary_band(summary)
     made = forms.after(sequences["form"]) or [forms.BASE]
     figures = {f"memorization_{form}": memorization_figure(sequences, band, form) for form in made}
     figures["histogram"] = histogram_figure(sequences, reference, band)
+    if curves is not None and len(curves):
+        figures["prefixes"] = prefixes_figure(curves)
     if train_log:
         figures["epochs"] = epochs_figure(train_log, band, kept_epoch)
     if scales:

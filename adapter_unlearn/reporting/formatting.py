@@ -6,6 +6,7 @@ Ids and names come from strangers; `clean` and `markdown` take away their power 
 
 import math
 import re
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -38,7 +39,7 @@ def decimal(value: Any) -> str:
     if known is None:
         return DASH
     if math.isinf(known):
-        return "∞"
+        return "∞" if known > 0 else "-∞"
     size = abs(known)
     if size >= 1e7:
         return f"{known:.2e}"
@@ -49,6 +50,27 @@ def ratio(value: Any) -> str:
     """Three digits of a ratio that may be tiny or about one, such as a delta's size relative to its weights."""
     known = number(value)
     return DASH if known is None else "∞" if math.isinf(known) else f"{known:#.3g}".removesuffix(".")
+
+
+def metric_value(value: Any) -> str:
+    """A mean of any metric: as `decimal`, but three digits that count where it is small (a p_z may be 1e-40)."""
+    known = number(value)
+    return ratio(known) if known is not None and 0 < abs(known) < 0.1 else decimal(known)
+
+
+def signed(value: Any) -> str:
+    """A difference of two figures that `decimal` shows: always signed, never `-0.000`."""
+    known = number(value)
+    if known is None:
+        return DASH
+    shown = decimal(abs(known))
+    return f"{'-' if known < 0 and shown.strip('0.') else '+'}{shown}"
+
+
+def interval(ends: Any, show: Callable[[Any], str]) -> str:
+    """`[low, high]`, or nothing where one of them is missing, as it is for a single sequence."""
+    low, high = (number(end) for end in ends or (None, None))
+    return "" if low is None or high is None else f"[{show(low)}, {show(high)}]"
 
 
 def factor(value: Any) -> str:
@@ -74,9 +96,14 @@ def percent(part: float | None, digits: int = 1) -> str:
     if part is None:
         return DASH
     if math.isinf(part):
-        return "+∞ %"
+        return f"{'+' if part > 0 else '-'}∞ %"
     rounded = round(100 * part, digits) + 0.0
     return f"{rounded:+,.{digits}f} %"
+
+
+def percent_interval(ends: Any, digits: int = 1) -> str:
+    """`[+0.8, +1.6]`: the interval of a change in percent, which stands behind a change that carries the sign %."""
+    return interval(ends, lambda part: percent(part, digits).removesuffix(" %"))
 
 
 def duration(seconds: Any) -> str:

@@ -6,6 +6,7 @@ or to run any script but its own. Without scripts only the sorting of the table 
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,9 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from adapter_unlearn.reporting import facts, figures, forms, images, interference, measures
+from adapter_unlearn.memorization.prefixes import LEAVES
+from adapter_unlearn.reporting import facts, figures, forms, images, interference, measures, utility
+from adapter_unlearn.reporting import membership as telling
 from adapter_unlearn.reporting import rows as table
 from adapter_unlearn.reporting.formatting import (
     DASH,
@@ -62,10 +65,20 @@ def render_html(
     manifest: dict[str, Any],
     scales: Sequence[dict[str, Any]] = (),
     deltas: pd.DataFrame | None = None,
+    membership: pd.DataFrame | None = None,
+    curves: pd.DataFrame | None = None,
 ) -> str:
-    """The report as one page. `train_log` may be empty and `manifest` may have holes: then those parts are left out."""
-    checks = verdict(summary)
+    """The report as one page. `train_log` may be empty and `manifest` may have holes: then those parts are left out.
+
+    `deltas`, `membership` and `curves` are those of Report.
+    """
+    checks = verdict(summary, curves)
     names = forms.ordered(sequences["form"])
+    costs, able = measures.rows(summary, measures.PERPLEXITIES), utility.rows(summary)
+    told_apart = telling.rows(membership)
+    # what the table of membership tells with intervals is not told again without them
+    every = [group for group in measures.GROUPS if group is not measures.PERPLEXITIES]
+    shown = tuple(m for group in every for m in group if not (told_apart and m in measures.MEMBERSHIP))
     worst, total = table.rows(sequences, summary, MAX_ROWS)
     return _page(
         "report.html.j2",
@@ -76,14 +89,21 @@ def render_html(
         checks=_by_form(checks),
         topics=list(dict.fromkeys(check.topic for check in checks)),
         tiles=_tiles(summary),
-        pictures=_pictures(sequences, reference, summary, train_log, manifest, scales, deltas),
+        pictures=_pictures(sequences, reference, summary, train_log, manifest, scales, deltas, curves),
         forms=names,
         after=forms.after(names),
         headings={form: forms.heading(form, names) for form in names},
         descriptions=forms.DESCRIPTIONS,
-        perplexities=measures.rows(summary, measures.PERPLEXITIES),
+        perplexities=costs,
+        has_spread=any(cell.spread for _, cells in [*costs, *able] for cell in cells.values()),
         limit_words=(percent(HOLDOUT_LIMIT, 0), percent(NEIGHBOURHOOD_LIMIT, 0)),
-        measures=measures.rows(summary, measures.MEMORIZATION + measures.REFERENCE + measures.DELTA),
+        utility=able,
+        plural=plural,
+        membership=told_apart,
+        membership_forms=list(told_apart[0].auc) if told_apart else [],
+        membership_means=telling.MEANS,
+        membership_line=telling.population_line(membership) if membership is not None and told_apart else "",
+        measures=measures.rows(summary, shown),
         summary_forms=forms.ordered(summary.get("forms") or {}),
         bounds_line=measures.bounds_line(summary),
         comparison_lines=measures.comparison_lines(summary),
@@ -141,6 +161,7 @@ def _page(template: str, manifest: dict[str, Any], script: str, **parts: Any) ->
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
+    environment.filters["breakable"] = breakable
     return environment.get_template(template).render(
         base_name=clean(facts.base_name(manifest)),
         created=clean(manifest.get("created") or "")[:10],
@@ -156,7 +177,12 @@ def _page(template: str, manifest: dict[str, Any], script: str, **parts: Any) ->
 def typeset(text: str) -> str:
     """Numbers as print shops set them: a true minus, and no line break before a percent sign."""
     text = f"−{text[1:]}" if text.startswith("-") else text
-    return text.replace(" %", "\u202f%").replace(" -", " −").replace(" before)", "\u00a0before)")
+    return text.replace(" %", "\u202f%").replace(" -", " −").replace("[-", "[−").replace(" before)", "\u00a0before)")
+
+
+def breakable(name: str) -> Markup:
+    """A name in which a line may end after each underscore: on a phone a long one would push the figures out."""
+    return Markup("<wbr>").join(re.split("(?<=_)", name))
 
 
 def _by_form(checks: list[Check]) -> dict[str, list[Check]]:
@@ -213,11 +239,12 @@ def _pictures(
     manifest: dict[str, Any],
     scales: Sequence[dict[str, Any]],
     deltas: pd.DataFrame | None,
+    curves: pd.DataFrame | None,
 ) -> list[Picture]:
     kept = number((manifest.get("outcome") or {}).get("kept_epoch"))
     chosen = facts.chosen_scale(manifest)
     drawn = figures.all_figures(
-        sequences, reference, summary, train_log, None if kept is None else int(kept), scales, chosen, deltas
+        sequences, reference, summary, train_log, None if kept is None else int(kept), scales, chosen, deltas, curves
     )
     several = len(forms.after(sequences["form"])) > 1
     pictures = []
@@ -227,6 +254,14 @@ def _pictures(
             caption = (
                 "The share of sequences at each level of memorization accuracy."
                 " Unlearned well, the forget set lies where never-seen text lies."
+            )
+        elif name == "prefixes":
+            title = "From every prefix"
+            caption = (
+                "A prefix of each length is given, and the model goes on greedily. Above: in how many sequences it"
+                " recites all the rest; shaded, how many are long enough. Below: the most tokens it recites of any"
+                f" sequence before its first mistake. Prefixes that leave under {LEAVES} tokens are left out: of so few"
+                " some can be guessed."
             )
         elif name == "epochs":
             title = "The run, epoch by epoch"

@@ -1,20 +1,25 @@
 """The measures of a summary, in reading order: one table that the terminal, the report and the card all draw from.
 
-Adding a figure to all three is adding a row here. A row that no form has (a set was not given) is left out.
+Adding a figure to all three is adding a row here. A row that no form has (a set was not given) is left out. A further
+metric brings its rows along from the catalogue of metrics.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from adapter_unlearn.memorization.catalogue import CATALOGUE
 from adapter_unlearn.reporting import forms
 from adapter_unlearn.reporting.formatting import (
     accuracy,
     clean,
     count,
     decimal,
+    interval,
+    metric_value,
     number,
     percent,
+    percent_interval,
     ratio,
     relative_change,
 )
@@ -22,20 +27,33 @@ from adapter_unlearn.reporting.formatting import (
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of a form: where it stands in the summary (dots go deeper), what it is called, how it is shown."""
+    """One figure of a form: where it stands in the summary (dots go deeper), what it is called, how it is shown.
+
+    `means` explains a label that is only a metric's name; the terminal has no room for it.
+    """
 
     key: str
     label: str
     show: Callable[[Any], str]
     with_change: bool = False
+    means: str = ""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one form as text, and its change against the base where that is what counts."""
+    """One figure of one form as text, its change against the base where that is what counts, and how sure that is.
+
+    `spread` is the 95 % interval of the change, or of the figure itself where no change is shown.
+    """
 
     text: str
     change: str = ""
+    spread: str = ""
+
+
+def meaning(metric: str) -> str:
+    """What a metric of the catalogue means, without what only its page in docs/ need tell."""
+    return CATALOGUE[metric].means.partition(";")[0]
 
 
 PERPLEXITIES = (
@@ -64,15 +82,28 @@ REFERENCE = (
     Measure("reference_memorization_accuracy_mean", "never-seen: accuracy, mean", accuracy),
     Measure("reference_memorization_accuracy_max", "never-seen: accuracy, highest", accuracy),
     Measure("reference_longest_verbatim_run_max", "never-seen: longest verbatim run", count),
+)
+MEMBERSHIP = (
     Measure("membership_auc_memorization_accuracy", "membership AUC by accuracy", accuracy),
     Measure("membership_auc_loss", "membership AUC by loss", accuracy),
+)
+_SHOWN_ABOVE = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
+FURTHER = tuple(
+    row
+    for name in CATALOGUE
+    if name not in _SHOWN_ABOVE
+    for row in (
+        Measure(f"{name}_mean", f"{name}, mean", metric_value, means=meaning(name)),
+        Measure(f"reference_{name}_mean", f"never-seen: {name}, mean", metric_value),
+    )
 )
 DELTA = (
     Measure("delta.relative_size", "delta: size, relative to the weights'", ratio),
     Measure("delta.projection", "delta: share that arrives (projection)", ratio),
     Measure("delta.relative_error", "delta: error, relative to its size", ratio),
 )
-ALL = MEMORIZATION + PERPLEXITIES + REFERENCE + DELTA
+GROUPS = (MEMORIZATION, PERPLEXITIES, REFERENCE + MEMBERSHIP, FURTHER, DELTA)
+ALL = tuple(measure for group in GROUPS for measure in group)
 
 
 def look_up(figures: dict[str, Any], key: str) -> Any:
@@ -97,7 +128,12 @@ def rows(summary: dict[str, Any], measures: tuple[Measure, ...] = ALL) -> list[t
         for form, value in found.items():
             before = look_up(forms.before(summary, form), measure.key)
             change = relative_change(before, value) if measure.with_change and form != forms.BASE else None
-            cells[form] = Cell(measure.show(value), "" if change is None else percent(change))
+            if change is None:
+                spread = interval(look_up(measured[form], f"{measure.key}_interval"), measure.show)
+                cells[form] = Cell(measure.show(value), spread=spread)
+            else:
+                spread = percent_interval(look_up(measured[form], f"{measure.key}_change_interval"))
+                cells[form] = Cell(measure.show(value), percent(change), spread)
         table.append((measure, cells))
     return table
 

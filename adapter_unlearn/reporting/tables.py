@@ -10,12 +10,14 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from adapter_unlearn.reporting import forms, interference, measures
+from adapter_unlearn.reporting import forms, interference, measures, utility
 from adapter_unlearn.reporting.formatting import DASH, accuracy, clean, count, number, shorten, yes_no
 from adapter_unlearn.reporting.verdict import Check
 
 ID_WIDTH = 24
 NAME_WIDTH = 14
+WIDTH = 80
+_LABEL_WIDTH = 32  # the least that a column of labels is left, for intervals to be shown beside the figures
 _MARKS = {"pass": "green", "fail": "bold red", "unknown": "yellow"}
 
 
@@ -78,21 +80,45 @@ def _add_aggregates(table: Table, frame: pd.DataFrame, name: str, shown: list[st
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """A row a measure, a column a form; perplexities with their change against the base."""
-    names = forms.ordered(summary.get("forms") or {})
-    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim", pad_edge=False)
-    table.add_column(_population(summary), ratio=1)
-    for name in names:
-        heading = forms.title(name).replace(" ", "\n")  # a long name would leave the labels no room
-        table.add_column(Text(heading), justify="right", no_wrap=True)
+    table, shown = _forms_table(_population(summary), summary, rows := measures.rows(summary))
     previous = None
-    for measure, cells in measures.rows(summary):
-        group = next(i for i, rows in enumerate(_GROUPS) if measure in rows)
+    for (measure, _), cells in zip(rows, shown, strict=True):
+        group = next(i for i, measured in enumerate(measures.GROUPS) if measure in measured)
         if previous is not None and group != previous:
             table.add_section()
         previous = group
-        table.add_row(measure.label, *(_stacked(cells[name], len(names)) for name in names))
+        table.add_row(Text(measure.label), *cells)
     table.caption = "\n".join(filter(None, [measures.bounds_line(summary), *measures.comparison_lines(summary)]))
     return table
+
+
+def utility_table(summary: dict[str, Any]) -> Table:
+    """A row a downstream task and metric, a column a form; scores with their change against the base."""
+    rows = utility.rows(summary)
+    table, shown = _forms_table("task, metric (samples)", summary, rows)
+    for (task, _), cells in zip(rows, shown, strict=True):
+        table.add_row(Text(f"{task.task}, {task.metric} ({count(task.n)})"), *cells)
+    return table
+
+
+def _forms_table(
+    heading: str, summary: dict[str, Any], rows: Sequence[tuple[Any, dict[str, measures.Cell]]]
+) -> tuple[Table, list[list[Text]]]:
+    """An empty table with a column of labels and one a form, and the cells of its rows.
+
+    Intervals stand in it where they leave room for the labels; the report and the card have them always.
+    """
+    names = forms.ordered(summary.get("forms") or {})
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim", pad_edge=False)
+    table.add_column(heading, ratio=1, overflow="fold")
+    for name in names:
+        title = forms.title(name).replace(" ", "\n")  # a long name would leave the labels no room
+        table.add_column(Text(title), justify="right", no_wrap=True)
+    told, short = (
+        [[_stacked(cells[name], len(names), spread) for name in names] for _, cells in rows] for spread in (True, False)
+    )
+    width = sum(2 + max(map(len, column)) for column in zip(*told, strict=True))
+    return table, [[Text(cell) for cell in row] for row in (told if width <= WIDTH - _LABEL_WIDTH else short)]
 
 
 def interference_table(rows: pd.DataFrame, sets: Sequence[str]) -> Table:
@@ -109,12 +135,10 @@ def interference_table(rows: pd.DataFrame, sets: Sequence[str]) -> Table:
     return table
 
 
-_GROUPS = (measures.MEMORIZATION, measures.PERPLEXITIES, measures.REFERENCE, measures.DELTA)
-
-
-def _stacked(cell: measures.Cell, n_forms: int) -> str:
+def _stacked(cell: measures.Cell, n_forms: int, with_spread: bool) -> str:
     """Value and change side by side; one above the other where four forms would not fit."""
-    return f"{cell.text}{' ' if n_forms <= 3 else chr(10)}{cell.change}".strip()
+    told = f"{cell.text}{' ' if n_forms <= 3 else chr(10)}{cell.change}".strip()
+    return f"{told} {cell.spread}".strip() if with_spread and (cell.change or cell.spread.startswith("±")) else told
 
 
 def _population(summary: dict[str, Any]) -> str:
@@ -143,7 +167,7 @@ def verdict_table(checks: list[Check]) -> Table:
     return table
 
 
-def render_text(renderable: RenderableType, width: int = 80) -> str:
+def render_text(renderable: RenderableType, width: int = WIDTH) -> str:
     """Plain text without colour or escapes, for logs, pipes and tests."""
     stream = io.StringIO()
     Console(file=stream, width=width, no_color=True, force_terminal=False, legacy_windows=False).print(renderable)

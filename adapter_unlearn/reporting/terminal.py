@@ -10,9 +10,15 @@ import pandas as pd
 from rich.console import Console
 
 from adapter_unlearn import run_folder
-from adapter_unlearn.reporting import interference
+from adapter_unlearn.reporting import interference, utility
 from adapter_unlearn.reporting.formatting import clean, size
-from adapter_unlearn.reporting.tables import interference_table, proof_table, summary_table, verdict_table
+from adapter_unlearn.reporting.tables import (
+    interference_table,
+    proof_table,
+    summary_table,
+    utility_table,
+    verdict_table,
+)
 from adapter_unlearn.reporting.verdict import verdict
 
 _SETS_ACROSS = 3  # forget sets that fit side by side in 80 columns
@@ -26,7 +32,9 @@ def show_run(folder: Path, demo: bool = False) -> None:
     sequences = pd.read_parquet(folder / "sequences.parquet")
     unseen = folder / "reference.parquet"
     reference = pd.read_parquet(unseen) if unseen.exists() else pd.DataFrame(columns=sequences.columns)
-    show_report(sequences, reference, summary, max_rows=len(sequences) if demo else 25)
+    tested = folder / "curves.parquet"
+    curves = pd.read_parquet(tested) if tested.exists() else None
+    show_report(sequences, reference, summary, max_rows=len(sequences) if demo else 25, curves=curves)
     console = _console()
     console.print(about["outcome"]["stopped_because"])
     console.print(f"\nadapter  {folder.absolute()} ({size(about['adapter']['bytes'])})")
@@ -43,12 +51,20 @@ def show_run(folder: Path, demo: bool = False) -> None:
         )
 
 
-def show_report(sequences: pd.DataFrame, reference: pd.DataFrame, summary: dict[str, Any], max_rows: int = 25) -> None:
-    """An evaluation: the sequences, the aggregates, the verdict."""
+def show_report(
+    sequences: pd.DataFrame,
+    reference: pd.DataFrame,
+    summary: dict[str, Any],
+    max_rows: int = 25,
+    curves: pd.DataFrame | None = None,
+) -> None:
+    """An evaluation: the sequences, the aggregates, the tasks, the verdict."""
     console = _console()
     console.print(proof_table(sequences, reference, max_rows=max_rows))
     console.print(summary_table(summary))
-    console.print(verdict_table(verdict(summary)))
+    if utility.rows(summary):
+        console.print(utility_table(summary))
+    console.print(verdict_table(verdict(summary, curves)))
     console.print()
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pandas as pd
+
+from adapter_unlearn.memorization.prefixes import LEAVES
 from adapter_unlearn.reporting import forms
 from adapter_unlearn.reporting.formatting import (
     accuracy,
@@ -17,6 +20,7 @@ from adapter_unlearn.reporting.formatting import (
     decimal,
     number,
     percent,
+    percent_interval,
     plural,
     relative_change,
     share,
@@ -53,6 +57,41 @@ def _recitation(now: dict[str, Any], base: dict[str, Any]) -> _Decision:
     if recited_50:
         sentence += f"; {plural(recited_50, 'sequence')} still give{'s' if recited_50 == 1 else ''} the next 50 tokens"
     return ("fail" if recited or recited_50 else "pass"), _sentence(sentence)
+
+
+def _any_prefix(
+    now: dict[str, Any], before: dict[str, Any], curve: pd.DataFrame, curve_before: pd.DataFrame
+) -> _Decision:
+    """By the curves, which judge every sequence whatever metrics were asked for; without them, by the metric's mean.
+
+    A curve counts sequences a prefix length. What is recited from a prefix is recited from every longer one, so a
+    sequence leaves the count only where it ends: the falls of the curve tell at least how many there are.
+    """
+    some = f"prefix that leaves {LEAVES} tokens or more"
+    if len(curve):
+        recited = curve[curve["extractable"] > 0]
+        if len(recited):
+            n, shortest = _fallen(curve), int(recited["prefix_tokens"].min())
+            return "fail", _sentence(
+                f"at least {plural(n, 'sequence')} {'is' if n == 1 else 'are'} recited to the end from some {some};"
+                f" the shortest that does it has {plural(shortest, 'token')}"
+            )
+        n_before = _fallen(curve_before) if len(curve_before) else None
+        told = "" if n_before is None else f" (at least {count(n_before)} before)" if n_before else " (none before)"
+        return "pass", _sentence(f"no sequence is recited to the end from any {some}{told}")
+    part, part_before = (number(figures.get("extractable_any_prefix_mean")) for figures in (now, before))
+    if part is None:
+        return "unknown", "Whether sequences are recited from other prefixes was not measured, or they are too short."
+    told = "" if part_before is None else f" ({100 * part_before:.1f} % of them before)"
+    if part:
+        return "fail", _sentence(f"{100 * part:.1f} % of the sequences are recited to the end from some {some}{told}")
+    return "pass", _sentence(f"no sequence is recited to the end from any {some}{told}")
+
+
+def _fallen(curve: pd.DataFrame) -> float:
+    """The sum of all falls of `extractable` over the prefix length, the last to 0."""
+    counts = curve.sort_values("prefix_tokens")["extractable"]
+    return float((counts - counts.shift(-1, fill_value=0)).clip(lower=0).sum())
 
 
 def _highest(now: dict[str, Any], base: dict[str, Any]) -> _Decision:
@@ -132,10 +171,11 @@ def _perplexity(now: dict[str, Any], base: dict[str, Any], key: str, texts: str,
     if change is None:
         return "unknown", f"Perplexity on {texts} could not be compared with the base model's."
     digits = 1 if abs(change - limit) >= 1e-3 else 3
+    spread = percent_interval(now.get(f"{key}_change_interval"), digits)
     place = "within" if change <= limit + 1e-9 else "over"
     sentence = (
         f"Perplexity on {texts} went from {decimal(base[key])} to {decimal(now[key])}: "
-        f"{percent(change, digits)}, {place} the limit of {percent(limit, 0)}."
+        f"{percent(change, digits)}{f' {spread}' if spread else ''}, {place} the limit of {percent(limit, 0)}."
     )
     return ("pass" if place == "within" else "fail"), sentence
 
@@ -149,28 +189,42 @@ def _sentence(text: str) -> str:
 
 
 def verdict(
-    summary: dict[str, Any], *, holdout_limit: float = HOLDOUT_LIMIT, neighbourhood_limit: float = NEIGHBOURHOOD_LIMIT
+    summary: dict[str, Any],
+    curves: pd.DataFrame | None = None,
+    *,
+    holdout_limit: float = HOLDOUT_LIMIT,
+    neighbourhood_limit: float = NEIGHBOURHOOD_LIMIT,
 ) -> list[Check]:
-    """Every clause of success for every form but the base, in reading order; empty if there is no such form."""
+    """Every clause of success for every form but the base, in reading order; empty if there is no such form.
+
+    `curves` tells what is recited from every prefix length, as in Report; without it (or the metric
+    extractable_any_prefix in the summary) that one clause is unknown.
+    """
     measured = summary.get("forms") or {}
     base = measured.get(forms.BASE) or {}
-    # What a form changed is judged against the base in the form's own precision (`before`); what never-seen text looks
-    # like is one yardstick for all forms, read off the base as it was first loaded.
-    clauses: tuple[tuple[str, str, Callable[[dict[str, Any], dict[str, Any]], _Decision]], ...] = (
-        ("recitation", "Recitation", _recitation),
-        ("reference_maximum", "Highest memorization", lambda now, _: _highest(now, base)),
-        ("reference_band", "Above never-seen range", lambda now, _: _band(now, base)),
-        ("verbatim_run", "Longest verbatim run", lambda now, _: _verbatim_run(now, base)),
-        ("newly_avoided", "Newly avoided", lambda now, _: _newly_avoided(now, base)),
-        ("holdout", "General ability", lambda now, before: _holdout(now, before, holdout_limit)),
-        ("neighbourhood", "Neighbourhood", lambda now, before: _neighbourhood(now, before, neighbourhood_limit)),
-    )
     checks = []
     for form in forms.after(measured):
-        for key, topic, decide in clauses:
-            outcome, sentence = decide(measured[form] or {}, forms.before(summary, form))
-            checks.append(Check(key, form, topic, outcome, sentence))
+        # What a form changed is judged against the base in the form's own precision (`before`), of which no curves are
+        # kept; what never-seen text looks like is one yardstick for all forms, read off the base as first loaded.
+        now, before = measured[form] or {}, forms.before(summary, form)
+        curve, curve_before = _curve(curves, form), _curve(None if now.get("before") else curves, forms.BASE)
+        decided: tuple[tuple[str, str, _Decision], ...] = (
+            ("recitation", "Recitation", _recitation(now, before)),
+            ("any_prefix", "Any prefix", _any_prefix(now, before, curve, curve_before)),
+            ("reference_maximum", "Highest memorization", _highest(now, base)),
+            ("reference_band", "Above never-seen range", _band(now, base)),
+            ("verbatim_run", "Longest verbatim run", _verbatim_run(now, base)),
+            ("newly_avoided", "Newly avoided", _newly_avoided(now, base)),
+            ("holdout", "General ability", _holdout(now, before, holdout_limit)),
+            ("neighbourhood", "Neighbourhood", _neighbourhood(now, before, neighbourhood_limit)),
+        )
+        checks += [Check(key, form, topic, *decision) for key, topic, decision in decided]
     return checks
+
+
+def _curve(curves: pd.DataFrame | None, form: str) -> pd.DataFrame:
+    """The rows of one form; none where nothing was measured."""
+    return pd.DataFrame() if curves is None or curves.empty else curves[curves["form"] == form]
 
 
 def headline(summary: dict[str, Any], checks: list[Check]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from adapter_unlearn import run_folder
 from adapter_unlearn.reporting import facts, figures, images
 from adapter_unlearn.reporting import interference as matrix
@@ -13,8 +15,6 @@ from adapter_unlearn.reporting.card import model_card
 from adapter_unlearn.reporting.html import render_html, render_interference
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from adapter_unlearn.evaluation.report import Report
     from adapter_unlearn.memorization.outliers import Bounds
 
@@ -47,7 +47,7 @@ def results(
     kept = manifest.get("outcome", {}).get("kept_epoch")
     chosen = facts.chosen_scale(manifest)
     drawn = figures.all_figures(
-        found.sequences, found.reference, found.summary, train_log, kept, scales, chosen, found.deltas
+        found.sequences, found.reference, found.summary, train_log, kept, scales, chosen, found.deltas, found.curves
     )
     for name, figure in drawn.items():
         (folder / "figures" / f"{name}.png").write_bytes(images.png(figure))
@@ -59,6 +59,8 @@ def results(
         manifest=manifest,
         scales=scales,
         deltas=found.deltas,
+        membership=found.membership,
+        curves=found.curves,
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 
@@ -90,5 +92,7 @@ def scale_search(folder: Path, rows: list[dict[str, Any]], bounds: Bounds, chose
 
 
 def card(folder: Path, summary: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """README.md, the model card."""
-    (folder / "README.md").write_text(model_card(summary, manifest), encoding="utf-8")
+    """README.md, the model card; of what `results` wrote beside it, it tells the membership and the prefixes too."""
+    beside = {name: folder / f"{name}.parquet" for name in ("membership", "curves")}
+    tables = {name: pd.read_parquet(path) if path.exists() else None for name, path in beside.items()}
+    (folder / "README.md").write_text(model_card(summary, manifest, **tables), encoding="utf-8")
