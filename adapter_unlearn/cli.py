@@ -245,7 +245,7 @@ def _evaluate(call: Any) -> None:
     if not given.pop("matrix"):
         found = pipeline.evaluate(**given)
         if PartialState().is_main_process:
-            terminal.show_report(found.sequences, found.reference, found.summary)
+            terminal.show_report(found.sequences, found.reference, found.summary, curves=found.curves)
         return
     rows = pipeline.evaluate_interference(**{flag: given[flag] for flag in MATRIX_FLAGS})
     if PartialState().is_main_process:

@@ -112,7 +112,7 @@ METRICS: dict[str, Metric] = {
     ),
     "min_k_plus_plus": Metric(
         membership.min_k_plus_plus, -inf, inf, "high",
-        "the same, each standardized by what the model expected of any token",
+        "mean log-probability of the 20 % least likely tokens, each standardized by what the model expected of any",
         "mean of the lowest max(1, ⌊0.2 L⌋) of (-ℓ_t - μ_t) / max(σ_t, 0.001), t ≥ s",
         "Zhang et al., 2025, arXiv:2404.02936", ("log_p_mean", "log_p_deviation"),
     ),
