@@ -1,5 +1,6 @@
 # make demo   the main job on the embedded default: about three minutes on two cores after installation
 # make test   the tests, offline after installation
+# make notebooks   runs the notebooks, offline after installation: about a minute each on two cores
 # make lint   style and formatting;  make types   mypy;  make clean   forget the environment
 # PIP_ARGS passes options to pip, for example an index of your choice: make test PIP_ARGS="--index-url https://…"
 PYTHON ?= python3
@@ -7,13 +8,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: demo test lint types clean
+.PHONY: demo test notebooks lint types clean
 
 demo: $(VENV)/.base
 	$(BIN)/adapter-unlearn demo --output_dir runs/demo --overwrite
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# One at a time, each with both cores; the kernel is this environment's, whatever kernels the user has. Nothing is saved:
+# $(BIN)/python notebooks/save.py does that.
+notebooks: $(VENV)/.dev
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -n 0 notebooks $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

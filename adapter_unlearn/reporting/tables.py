@@ -168,7 +168,9 @@ def verdict_table(checks: list[Check]) -> Table:
 
 
 def render_text(renderable: RenderableType, width: int = WIDTH) -> str:
-    """Plain text without colour or escapes, for logs, pipes and tests."""
+    """Plain text without colour or escapes, for logs, pipes, notebooks and tests."""
     stream = io.StringIO()
-    Console(file=stream, width=width, no_color=True, force_terminal=False, legacy_windows=False).print(renderable)
+    plain: dict[str, Any] = {"no_color": True, "force_terminal": False, "legacy_windows": False}
+    # in a notebook rich would show a cell's output instead of writing to the stream
+    Console(file=stream, width=width, force_jupyter=False, **plain).print(renderable)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
