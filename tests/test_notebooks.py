@@ -40,7 +40,7 @@ def shows_something(cell):
         if not isinstance(statement, ast.FunctionDef | ast.ClassDef)
         for node in ast.walk(statement)
     )
-    return printing or isinstance(statements[-1], ast.Expr) and not is_plain_call(statements[-1])
+    return printing or (isinstance(statements[-1], ast.Expr) and not is_plain_call(statements[-1]))
 
 
 def is_plain_call(statement):
