@@ -96,6 +96,7 @@ class Training:
 
     Args:
         learning_rate: LoRA wants 10 to 100 times what full fine-tuning takes.
+        learning_rate_decay: over this last share of max_epochs the learning rate falls in a line towards 0.
         max_epochs: an epoch scores all, selects, and passes once over the selection.
         batch_size: sequences in one forward and backward; it changes memory and speed, not the result.
         sequences_per_step: selected sequences in one optimizer step; null takes all of them in one.
@@ -104,6 +105,7 @@ class Training:
     """
 
     learning_rate: float = 3e-4
+    learning_rate_decay: float = 0.0
     max_epochs: int = 100
     batch_size: int = 8
     sequences_per_step: int | None = None
@@ -126,6 +128,8 @@ class Stop:
             than this share, unless there is no validation set.
         patience: the guard: stop after this many epochs in a row past the budget. With a retain term perplexity may
             come back; without, 1 is right.
+        early: stop in the first epoch in which all holds; false trains all of training.max_epochs, which a falling
+            learning rate needs, and keeps the best of the epochs in which it holds: fewest outliers, then perplexity.
     """
 
     mean_below: Level = 0.33
@@ -135,6 +139,7 @@ class Stop:
     extraction_likelihood_below: Level = None
     max_perplexity_increase: float | None = 0.05
     patience: int = 1
+    early: bool = True
 
 
 @dataclass(frozen=True)
@@ -290,6 +295,7 @@ def checked(recipe: Recipe) -> Recipe:
         )
     if [] in asdict(recipe.data).values():
         raise RecipeError("recipe key data: an empty list names no file; give a file or null")
+    _require(recipe, "training.learning_rate_decay", lambda value: 0 <= value <= 1, "0 to 1")
     _require(recipe, "adapter.dropout", lambda value: 0 <= value < 1, "at least 0 and below 1")
     _require(recipe, "data.max_tokens", lambda value: value >= 2, "2 or more")
     for key in ("mean_below", "max_below", "longest_run", "extraction_likelihood_below"):

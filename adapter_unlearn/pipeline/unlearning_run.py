@@ -128,12 +128,13 @@ def _train(
         given.validation,
         before.perplexities.get("validation"),
         before.reference,
+        given.reference,
     )
     plan = methods.stages(run.method)
     with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
         return stages.run(
             model, plan, task, run.training, goal, run.stop.max_perplexity_increase,
-            accelerator, place, run.stop.patience, run.seed, progress.update,
+            accelerator, place, run.stop.patience, run.seed, progress.update, run.stop.early,
         )  # fmt: skip
 
 

@@ -17,9 +17,10 @@ import torch
 
 from adapter_unlearn import measuring, models, scoring
 from adapter_unlearn.memorization import outliers
-from adapter_unlearn.unlearning import stopping
+from adapter_unlearn.unlearning import stopping, twins
+from adapter_unlearn.unlearning.losses import LOSSES
 from adapter_unlearn.unlearning.selection import Known
-from adapter_unlearn.unlearning.step import Part, take_step, trainable
+from adapter_unlearn.unlearning.step import Part, take_step, token_levels, trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -50,6 +51,7 @@ class Task:
         validation: general unseen sequences, or None: then nothing guards the perplexity.
         validation_perplexity: theirs under the base.
         reference: never-seen sequences of the forget set's kind, scored under the base, or None.
+        reference_sequences: them; needed by a loss with twins only.
     """
 
     forget: Dataset
@@ -59,6 +61,7 @@ class Task:
     validation: Dataset | None = None
     validation_perplexity: float | None = None
     reference: pd.DataFrame | None = None
+    reference_sequences: Dataset | None = None
 
 
 @dataclass
@@ -89,10 +92,12 @@ class Reference:
     Attributes:
         adapters: the names of those beneath; with none it is the base.
         log_p: the log-likelihood it gives each forget sequence, in nats; it never changes, so it is had only once.
+        twins: the levels that each forget sequence shall come to; None where no loss asks for them.
     """
 
     adapters: list[str]
     log_p: np.ndarray
+    twins: list[np.ndarray] | None = None
 
 
 def base_outcome(task: Task) -> Outcome:
@@ -114,6 +119,7 @@ def train(
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
     adapter: str = "default",
     start: Outcome | None = None,
+    early: bool = True,
 ) -> Outcome:
     """Train the model's trainable parameters until the goal holds.
 
@@ -130,27 +136,31 @@ def train(
         on_epoch: called with each new record of the log.
         adapter: name of the adapter that is trained.
         start: the stage before; its epochs go on counting. None starts from the base.
+        early: stop as soon as the goal holds; else train all epochs, and keep the best of those in which it holds.
 
     Returns:
         The outcome, with the log of the stages before. When the goal is not reached the best epoch within the budget is
         kept: fewest outliers, then perplexity.
     """
     generator = np.random.default_rng(seed)
-    optimizer = OPTIMIZERS[training.optimizer](trainable(model), stage.learning_rate or training.learning_rate)
+    learning_rate = stage.learning_rate or training.learning_rate
+    optimizer = OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
     before = start or base_outcome(task)
     outcome = replace(before, log=list(before.log), goal_reached=False)
     base, standing, scored = outcome.log[0], outcome.log[outcome.kept_epoch], outcome.scored
     if start is None:
         on_epoch(base)
-    best = (stopping.merit(standing), _snapshot(model))
+    best = ((True, *stopping.merit(standing)), _snapshot(model))
     if stopping.reached(goal, standing):
         outcome.goal_reached = True
         outcome.stopped_because = "The stop rule held before training; nothing was changed."
         return outcome
-    reference = _reference(model, adapter, task, scored)
+    reference = _reference(model, adapter, stage, task, scored, training.batch_size)
     past, first = 0, outcome.log[-1]["epoch"] + 1
     for epoch in range(first, first + training.max_epochs):
         started = time.monotonic()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * remaining(epoch - first, training)
         selections = _select(stage, task, scored, generator)
         selected = sum(len(rows) for _, rows in selections)
         if selections and not selected:
@@ -183,18 +193,26 @@ def train(
             break
         if past:
             continue
-        if stopping.reached(goal, record):
+        holds = stopping.reached(goal, record)
+        if holds and early:
             outcome.goal_reached, outcome.kept_epoch, outcome.scored = True, epoch, scored
             outcome.stopped_because = f"The stop rule held in epoch {epoch}."
             return outcome
-        if stopping.merit(record) < best[0]:
-            best = (stopping.merit(record), _snapshot(model))
-            outcome.kept_epoch, outcome.scored = epoch, scored
+        if (not holds, *stopping.merit(record)) < best[0]:
+            best = ((not holds, *stopping.merit(record)), _snapshot(model))
+            outcome.kept_epoch, outcome.scored, outcome.goal_reached = epoch, scored, holds
     else:
-        outcome.stopped_because = f"{training.max_epochs} epochs passed before the stop rule held."
+        held = "all were to be trained" if outcome.goal_reached else "before the stop rule held"
+        outcome.stopped_because = f"{training.max_epochs} epochs passed{', ' if outcome.goal_reached else ' '}{held}."
     _restore(model, best[1])
     outcome.stopped_because += f" The adapter of epoch {outcome.kept_epoch} was kept: fewest outliers, then perplexity."
     return outcome
+
+
+def remaining(epoch: int, training: Training) -> float:
+    """The share of the learning rate that epoch 0, 1, … trains with: 1, then in a line towards 0, never at it."""
+    falling = training.learning_rate_decay * training.max_epochs
+    return 1.0 if not falling else min(1.0, (training.max_epochs - epoch) / falling)
 
 
 def measured_at(
@@ -208,11 +226,16 @@ def measured_at(
     return {"scale": scale} | _figures(scored, task) | _ending(perplexity, started), scored
 
 
-def _reference(model: Any, adapter: str, task: Task, scored: pd.DataFrame) -> Reference:
+def _reference(model: Any, adapter: str, stage: Stage, task: Task, scored: pd.DataFrame, batch_size: int) -> Reference:
     """The reference of the stage that trains this adapter; `scored` is the forget set as that stage finds it."""
     tokens = np.array(scoring.predicted_tokens(task.forget))
     beneath = [name for name in model.active_adapters if name != adapter]
-    return Reference(beneath, -scored["loss"].to_numpy(dtype=float) * tokens)
+    wanted = None
+    if any(LOSSES[term.loss].twin for term in stage.terms):
+        assert task.reference is not None and task.reference_sequences is not None, "checked with the recipe"
+        never_seen = token_levels(model, task.reference_sequences, batch_size, beneath)
+        wanted = twins.levels(twins.pair(task.before, task.reference), tokens.tolist(), never_seen)
+    return Reference(beneath, -scored["loss"].to_numpy(dtype=float) * tokens, wanted)
 
 
 def _select(
@@ -244,7 +267,9 @@ def _pass(
     losses: dict[str, float] = {}
     norm = 0.0
     for step in range(steps):
-        parts = [Part(term, task.forget, split[step].tolist(), reference.log_p) for term, split in shares]
+        parts = [
+            Part(term, task.forget, split[step].tolist(), reference.log_p, reference.twins) for term, split in shares
+        ]
         for term in retain_terms:
             assert task.retain is not None
             rows = term.select(Known(unscored, unscored), generator).tolist()

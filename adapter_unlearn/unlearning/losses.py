@@ -3,7 +3,7 @@
 A loss over tokens maps the float32 logits of some tokens, shape (n, vocabulary), and the tokens that follow in the
 text, shape (n,), to one number a token, shape (n,). It only ever sees a chunk: the logits of a whole batch never exist.
 If it asks for the reference, it is also given the logits of the model without the adapter that is trained, shape (n,
-vocabulary), without gradient.
+vocabulary), without gradient; if it asks for a twin, also what each token shall come to, shape (n, 2): see `levels`.
 
 A loss over sequences maps each sequence's log-likelihood, shape (m,), and its number of predicted tokens, shape (m,),
 to one number a sequence, shape (m,). If it asks for the reference, it is also given the log-likelihoods without the
@@ -32,11 +32,13 @@ class Loss:
         function: the loss; its keyword parameters are the options a term may set.
         over: what it gives one number for.
         reference: it is given what the model says without the adapter, too.
+        twin: it is given levels of a never-seen sequence, too; for the forget set, and with a reference set only.
     """
 
     function: Callable[..., torch.Tensor]
     over: Literal["tokens", "sequences"] = "tokens"
     reference: bool = False
+    twin: bool = False
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -88,6 +90,39 @@ def maximum_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -logits.log_softmax(-1).mean(-1) - math.log(logits.shape[-1])
 
 
+def levels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Each label's log-probability, and its margin: its logit less its best rival's, > 0 where it is the argmax.
+
+    Args:
+        logits: shape (n, vocabulary).
+        labels: shape (n,).
+
+    Returns:
+        Shape (n, 2), in nats.
+    """
+    label = logits.gather(1, labels[:, None])
+    rival = logits.scatter(1, labels[:, None], -math.inf).amax(-1, keepdim=True)
+    return torch.cat([label - logits.logsumexp(-1, keepdim=True), label - rival], 1)
+
+
+def match(
+    logits: torch.Tensor, labels: torch.Tensor, reference: torch.Tensor, wanted: torch.Tensor, others: float = 1.0
+) -> torch.Tensor:
+    """The label goes to the levels of a never-seen token; all other tokens keep their proportions (ours).
+
+    Huber distances (1 nat) of the label's log-probability and of its margin to what is wanted, plus `others` times
+    KL(reference || p) over the vocabulary without the label. `wanted` is a never-seen sequence's, the k-th level for
+    the token that has the k-th level now (see twins): the mean over a sequence is a Wasserstein distance, 0 when its
+    tokens are as probable, and as often right, as those of a text that the model never saw. Bounded below: it rests.
+    """
+    distance = F.smooth_l1_loss(levels(logits, labels), wanted, reduction="none").sum(-1)
+    without = -math.inf
+    kept = reference.scatter(1, labels[:, None], without).log_softmax(-1)
+    left = logits.scatter(1, labels[:, None], without).log_softmax(-1)
+    gap = (kept - left).scatter(1, labels[:, None], 0.0)  # inf - inf at the label
+    return distance + others * (kept.exp() * gap).sum(-1)
+
+
 def kl(logits: torch.Tensor, labels: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """KL(reference || p) over the whole vocabulary: descending keeps what the model says without the adapter.
 
@@ -124,4 +159,5 @@ LOSSES: dict[str, Loss] = {
     "wga": Loss(weighted_ascent),
     "undial": Loss(undial, reference=True),
     "me": Loss(maximum_entropy),
+    "match": Loss(match, reference=True, twin=True),
 }

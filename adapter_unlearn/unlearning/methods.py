@@ -66,7 +66,7 @@ class Stage:
 Stages = tuple[Stage, ...]
 
 Select = Literal["all", "threshold", "band", "top_k"]
-ForgetLoss = Literal["ascent", "npo", "simnpo", "ihl", "wga", "undial", "me"]
+ForgetLoss = Literal["ascent", "npo", "simnpo", "ihl", "wga", "undial", "me", "match"]
 RetainLoss = Literal["nll", "kl"]
 
 SELECTIONS: dict[str, dict[str, Any]] = {
@@ -85,6 +85,7 @@ OPTIONS: dict[str, dict[str, float]] = {
     "wga": {"alpha": 1.0},
     "undial": {"strength": 10.0},
     "me": {},
+    "match": {"others": 1.0},
 }
 """The parameters of each forget loss, with their defaults."""
 
@@ -103,6 +104,7 @@ def compose(
     margin: float | None = None,
     alpha: float | None = None,
     strength: float | None = None,
+    others: float | None = None,
     retain_weight: float = 0.0,
     retain_loss: RetainLoss = "nll",
     retain_sequences: int = 32,
@@ -122,13 +124,14 @@ def compose(
         margin: of simnpo (0).
         alpha: of wga (1).
         strength: of undial (10).
+        others: of match (1).
         retain_weight: weight of the retain set's loss beside it; 0 leaves it out.
         retain_loss: nll (cross-entropy on the retain set), or kl (to the model without the adapter).
         retain_sequences: retain rows drawn for each step.
     """
     chosen = {"threshold": threshold, "run_threshold": run_threshold, "high": high, "low": low, "top_k": top_k}
     selection = _of_choice("select", select, SELECTIONS[select], chosen)
-    given = {"beta": beta, "margin": margin, "alpha": alpha, "strength": strength}
+    given = {"beta": beta, "margin": margin, "alpha": alpha, "strength": strength, "others": others}
     options = _of_choice("loss", loss, OPTIONS[loss], given)
     return _one_stage(select, selection, loss, options, retain_weight, retain_loss, retain_sequences)
 
@@ -278,6 +281,26 @@ def me(retain_weight: float = 0.0, retain_sequences: int = 32, retain_loss: Reta
     return _one_stage("all", {}, "me", {}, retain_weight, retain_loss, retain_sequences)
 
 
+def match(
+    others: float = OPTIONS["match"]["others"],
+    retain_weight: float = 5.0,
+    retain_sequences: int = 16,
+    retain_loss: RetainLoss = "kl",
+) -> Stages:
+    """Give each sequence the token probabilities of a never-seen one; everything else stays as it is (ours).
+
+    Every forget sequence has a twin in the reference set, and is trained until its tokens are as probable, and as often
+    the likeliest, as its twin's. What the model says otherwise is held by a divergence to the model without the
+    adapter: of the other tokens in the forget set, of all tokens in the retain set. Nothing is pushed without end, so
+    train all epochs (`stop.early: false`) with a falling learning rate.
+
+    Args:
+        others: weight of the divergence over the forget set's other tokens.
+        retain_weight, retain_sequences, retain_loss: as for compose.
+    """
+    return _one_stage("all", {}, "match", {"others": others}, retain_weight, retain_loss, retain_sequences)
+
+
 def control(retain_sequences: int = 32, retain_loss: RetainLoss = "nll") -> Stages:
     """Train on the retain set alone: what its text does to a model, with nothing unlearned. To compare against.
 
@@ -303,7 +326,7 @@ def _one_stage(
     for key in ("run_threshold", "top_k"):
         if selection.get(key) not in (None, "reference"):
             _in_range(key, selection[key], 1, float("inf"))
-    for key, lowest in {"beta": ABOVE_ZERO, "margin": 0.0, "alpha": 0.0, "strength": ABOVE_ZERO}.items():
+    for key, lowest in {"beta": ABOVE_ZERO, "margin": 0.0, "alpha": 0.0, "strength": ABOVE_ZERO, "others": 0.0}.items():
         _in_range(key, options.get(key, lowest), lowest, float("inf"))
     _in_range("retain_weight", retain_weight, 0, float("inf"))
     _in_range("retain_sequences", retain_sequences, 1, float("inf"))
@@ -324,7 +347,7 @@ def _one_stage(
     if retain_weight:
         terms.append(_retain(retain_weight, retain_loss, retain_sequences))
     name = "ascend" if loss == "ascent" else loss
-    return (Stage(name, tuple(terms), needs_reference="reference" in selection.values()),)
+    return (Stage(name, tuple(terms), needs_reference=loss == "match" or "reference" in selection.values()),)
 
 
 def _retain(weight: float, loss: str, number: int) -> Term:
@@ -406,6 +429,7 @@ METHODS: dict[str, Callable[..., Stages]] = {
     "wga": wga,
     "undial": undial,
     "me": me,
+    "match": match,
     "compose": compose,
     "control": control,
 }

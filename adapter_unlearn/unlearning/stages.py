@@ -49,14 +49,15 @@ def run(
     patience: int = 1,
     seed: int = 0,
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
+    early: bool = True,
 ) -> Trained:
     """Train a method's adapters and add them up.
 
     Args:
         model: with a fresh adapter named `default` on it, active; see models.attach.
         stages: from methods.stages.
-        task, training, goal, budget, accelerator, patience, seed, on_epoch: as for loop.train; the goal is the last
-            stage's.
+        task, training, goal, budget, accelerator, patience, seed, on_epoch, early: as for loop.train; the goal is the
+            last stage's, and so is `early`.
         place: an empty folder for the adapters.
     """
     outcome: Outcome | None = None
@@ -68,7 +69,19 @@ def run(
             models.attach_next(model, name)
         levels = goal if stage.mean_below is None else Goal(mean_below=stage.mean_below)
         outcome = loop.train(
-            model, stage, task, training, levels, budget, accelerator, patience, seed, on_epoch, name, outcome
+            model,
+            stage,
+            task,
+            training,
+            levels,
+            budget,
+            accelerator,
+            patience,
+            seed,
+            on_epoch,
+            name,
+            outcome,
+            early or i < len(stages) - 1,
         )
         scale = stage.scale
         if stage.search_scale:

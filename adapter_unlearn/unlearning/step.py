@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from adapter_unlearn import models, scoring
-from adapter_unlearn.unlearning.losses import LOSSES, cross_entropy
+from adapter_unlearn.unlearning.losses import LOSSES, cross_entropy, levels
+from adapter_unlearn.unlearning.twins import assigned
 
 if TYPE_CHECKING:
-    import numpy as np
     from accelerate import Accelerator
     from datasets import Dataset
 
@@ -35,12 +36,14 @@ class Part:
         rows: which of them.
         reference: log-likelihood of each of the set's sequences under the reference, in nats; None where no loss over
             sequences asks for it.
+        twins: each of the set's sequences' levels to come to, from twins.levels; None where no loss asks for them.
     """
 
     term: Term
     sequences: Dataset
     rows: Sequence[int]
     reference: np.ndarray | None = None
+    twins: Sequence[np.ndarray] | None = None
 
 
 def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -81,8 +84,9 @@ def take_step(
         total = 0.0
         for batch in scoring.batches(part.sequences, share, scoring.rows_per_forward(model, batch_size)):
             known = None if part.reference is None else part.reference[batch]
+            twins = None if part.twins is None else [part.twins[row] for row in batch]
             weight = part.term.coefficient * most / count
-            total += backward(model, part.sequences.select(batch), part.term, weight, beneath, known)
+            total += backward(model, part.sequences.select(batch), part.term, weight, beneath, known, twins)
         sums.append(total / count)
     gradients, sums = _add_up(trainable(model), sums, most, accelerator)
     norm = float(gradients.norm())
@@ -98,11 +102,13 @@ def backward(
     weight: float,
     beneath: Sequence[str] = (),
     reference: np.ndarray | None = None,
+    twins: Sequence[np.ndarray] | None = None,
 ) -> float:
     """Add the gradient of weight x (sum of the term's losses) to the trainable parameters; return the sum.
 
     The output layer and the loss run forwards and backwards on a few tokens at a time; then the transformer once. For a
-    loss over sequences the output layer runs once more, before: their log-likelihoods decide what each token counts.
+    loss over sequences the output layer runs once more, before: their log-likelihoods decide what each token counts. So
+    it does for a loss with twins: the tokens' order decides which level is whose.
 
     Args:
         model: its trainable parameters get the gradient.
@@ -111,6 +117,7 @@ def backward(
         weight: factor of the gradient, not of what is returned.
         beneath: the adapters of the reference model.
         reference: the sequences' log-likelihoods under it, for a loss over sequences that asks for them, shape (rows,).
+        twins: the sequences' levels to come to, each of shape (its tokens, 2), for a loss that asks for them.
     """
     loss, options = LOSSES[term.loss], term.options
     rows, starts = sequences["input_ids"], sequences["scored_from"]
@@ -123,6 +130,7 @@ def backward(
         with torch.no_grad():
             nll = torch.cat([cross_entropy(head(features[part]).float(), labels[part]) for part in parts])
         sequence_losses, slopes = _slopes(term, nll, scoring.predicted_tokens(sequences), reference)
+    wanted = _wanted(_levels(features, labels, head, parts), twins) if twins is not None and loss.twin else None
     total, gradients = 0.0, []
     for part in parts:
         leaf = features[part].detach().requires_grad_()
@@ -131,6 +139,7 @@ def backward(
             value = (slopes[part] * cross_entropy(logits, labels[part])).sum()
         else:
             others = [reference_logits(part)] if reference_logits else []
+            others += [] if wanted is None else [wanted[part].to(logits.device)]
             value = loss.function(logits, labels[part], *others, **options).sum()
         (weight * value).backward()
         gradients.append(leaf.grad)
@@ -138,6 +147,34 @@ def backward(
     if gradients:
         features.backward(torch.cat([gradient for gradient in gradients if gradient is not None]))
     return total if sequence_losses is None else float(sequence_losses.sum())
+
+
+def token_levels(
+    model: torch.nn.Module, sequences: Dataset, batch_size: int, beneath: Sequence[str] = ()
+) -> list[np.ndarray]:
+    """Each sequence's losses.levels under the reference model, shape (its tokens to predict, 2)."""
+    found: dict[int, np.ndarray] = {}
+    with _as_reference(model, beneath):
+        indices = list(range(len(sequences)))
+        for batch in scoring.batches(sequences, indices, scoring.rows_per_forward(model, batch_size)):
+            chosen = sequences.select(batch)
+            features, labels, head = scoring.forward(model, chosen["input_ids"], chosen["scored_from"])
+            values = _levels(features, labels, head, scoring.chunks(features, scoring.vocabulary_of(model)))
+            found |= zip(batch, np.split(values, np.cumsum(scoring.predicted_tokens(chosen))[:-1]))
+    return [found[index] for index in indices]
+
+
+def _levels(features: torch.Tensor, labels: torch.Tensor, head: scoring.Head, parts: Sequence[slice]) -> np.ndarray:
+    """Shape (tokens, 2), from the output layer on some tokens at a time; nothing is kept for a gradient."""
+    with torch.no_grad():
+        found = [levels(head(features[part]).float(), labels[part]).cpu().numpy() for part in parts]
+    return np.concatenate([np.zeros((0, 2), dtype=np.float32), *found])
+
+
+def _wanted(now: np.ndarray, twins: Sequence[np.ndarray]) -> torch.Tensor:
+    """What each token of a batch shall come to, shape (tokens, 2)."""
+    places = np.split(now, np.cumsum([len(twin) for twin in twins])[:-1])
+    return torch.tensor(np.concatenate([assigned(*pair) for pair in zip(places, twins)]), dtype=torch.float32)
 
 
 def _slopes(

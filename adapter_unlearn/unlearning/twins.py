@@ -1,0 +1,77 @@
+"""What each forget sequence shall look like: a never-seen one, its twin, token by token.
+
+A twin lends its levels: how probable the model finds its tokens, and by how much each beats its best rival, in order of
+size. Which token of the forget sequence takes which level is left to training (see losses.match): the order that the
+tokens have, so that the least is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CENTRAL = (0.10, 0.85)
+"""Quantiles of the reference set's memorization accuracy between which a row may be a twin: nobody shall end as an
+outlier because its twin was one. The upper end is nearer, for training comes from above and stops short."""
+
+
+def pair(forget: pd.DataFrame, reference: pd.DataFrame) -> dict[int, int]:
+    """Give every forget row a twin among the ordinary reference rows: the easier to predict, the easier its twin.
+
+    Args:
+        forget, reference: scores under the base, with memorization_accuracy and loss; rows that could not be scored
+            are NaN, and have or are no twins.
+
+    Returns:
+        Forget row -> reference row. Ranks of loss are kept, so that the forget set takes on the reference set's
+        spread, not only its mean.
+    """
+    accuracy = reference["memorization_accuracy"].to_numpy(dtype=float)
+    low, high = np.nanquantile(accuracy, CENTRAL, method="lower")  # values of the set: some row is always within
+    ordinary = np.flatnonzero((accuracy >= low) & (accuracy <= high))
+    ordinary = ordinary[reference["loss"].to_numpy(dtype=float)[ordinary].argsort(kind="stable")]
+    losses = forget["loss"].to_numpy(dtype=float)
+    order = losses.argsort(kind="stable")[: int((~np.isnan(losses)).sum())]  # NaN last
+    return {int(row): int(ordinary[int((rank + 0.5) / len(order) * len(ordinary))]) for rank, row in enumerate(order)}
+
+
+def levels(
+    pairs: dict[int, int], forget_lengths: Sequence[int], reference_levels: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Each forget row's levels: its twin's, sorted, as many as it has tokens to predict.
+
+    Args:
+        pairs: from `pair`.
+        forget_lengths: tokens to predict of each forget row.
+        reference_levels: of each reference row, any number of levels a token, shape (its tokens, levels).
+
+    Returns:
+        For each forget row, shape (its tokens, levels), every column ascending: quantiles of the twin's. Without a twin
+        the shape is (0, levels).
+    """
+    return [
+        np.quantile(reference_levels[pairs[row]], np.linspace(0, 1, length), axis=0)
+        if row in pairs and length
+        else np.zeros((0, reference_levels[0].shape[1]))
+        for row, length in enumerate(forget_lengths)
+    ]
+
+
+def assigned(now: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Give the k-th smallest of what a sequence has now the k-th of what is wanted, column by column.
+
+    Args:
+        now: shape (tokens, levels).
+        wanted: the same shape, every column ascending.
+
+    Returns:
+        The same shape, in the tokens' order. The mean distance to `now` is the Wasserstein distance of the two.
+    """
+    found = np.empty_like(wanted)
+    np.put_along_axis(found, now.argsort(axis=0, kind="stable"), wanted, axis=0)
+    return found
