@@ -150,17 +150,22 @@ def test_neither_batches_nor_memory_change_the_numbers(llama, sequences, batch_s
     assert_as_defined(llama, sequences, batch_size, cache_bytes=cache_bytes)
 
 
-def test_late_misses_are_generated(llama, sequences):
-    """From prefixes longer than T - n nothing is summed, but earlier continuations run through them."""
+def late_misses(model, sequences):
+    """Index -> n-gram overlap of the last prefix that is summed, where a miss behind it is reached through matches."""
     wanted = lambda s: generated.el_starts(len(s["input_ids"]), s["prefix_tokens"], s["scored_from"])  # noqa: E731
-    partial = 0
-    for i, found in continuation.continuations(llama, sequences, wanted):
+    shares = {}
+    for i, found in continuation.continuations(model, sequences, wanted):
         late = [start for start in found.tails if start > len(found.tokens) - N]
         assert len(late) <= 1, "no continuation runs through a second miss"
         if late:
-            share = naive_overlap(found.after(late[0] - N).tolist(), list(sequences[i]["input_ids"][late[0] - N :]))
-            partial += share < 1
-    assert partial >= 2
+            last = len(found.tokens) - N
+            shares[i] = naive_overlap(found.after(last).tolist(), list(sequences[i]["input_ids"][last:]))
+    return shares
+
+
+def test_late_misses_are_generated(llama, sequences):
+    """From prefixes longer than T - n nothing is summed, but earlier continuations run through them."""
+    assert sum(share < 1 for share in late_misses(llama, sequences).values()) >= 2
 
 
 def test_adapters_act(folders, sequences):
@@ -288,8 +293,14 @@ def test_48_long_sequences(architecture):
     model = memorize(SHAPES[architecture], known, steps=200)
     changed = [[*row[:-4], (row[-4] + 1) % VOCABULARY, *row[-3:]] for row in known]
     half = [row[:60] + other[60:] for row, other in zip(known, random_rows(3, map(len, known)))]
-    values = assert_as_defined(model, as_sequences([*known, *changed, *half]), batch_size=16)
+    sequences = as_sequences([*known, *changed, *half])
+    values = assert_as_defined(model, sequences, batch_size=16)
+    late = late_misses(model, sequences)
+    spread = f"from {min(values):.3f} to {max(values):.3f}"
+    print(f"{architecture}: {len(values)} of {len(sequences)} compared, EL {spread}, late misses in {sorted(late)}")
     assert max(values) > 0.9 and min(values) < 0.5
+    assert sum(i in late for i in range(4, 8)) >= 3, "changed three tokens before the end, they must err there"
+    assert {2, 3, 6, 7} & late.keys(), "repetitive text must be among those with late misses"
 
 
 # ---- the measures of two token lists
