@@ -195,9 +195,9 @@ def _score(call: Any) -> None:
 
     if given["metrics"] is None:
         del given["metrics"]
-    frame = pipeline.score_files(**given)
+    scores = pipeline.score_files(**given)
     if PartialState().is_main_process:
-        terminal.show_scores(frame)
+        terminal.show_scores(scores)
 
 
 def _add_evaluate(parser: jsonargparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -46,10 +46,115 @@ def score(
         RecipeError: a metric is unknown.
         InputError: not one sequence can be scored by any metric.
     """
+    frame = _rows_of(model, sequences, metrics, batch_size, accelerator, sampling, observe)
+    scoring.check_scorable(_any_known(frame), frame["note"])
+    return frame
+
+
+PART = 1024
+"""Rows of a table that exist at once where it is made in parts: many batches of each length, yet some KiB a row."""
+
+
+def parts(
+    model: torch.nn.Module,
+    sequences: Dataset,
+    metrics: Sequence[str] = scoring.DEFAULT_METRICS,
+    batch_size: int = 16,
+    accelerator: Accelerator | None = None,
+    sampling: Sampling = scoring.DEFAULT_SAMPLING,
+) -> Iterator[pd.DataFrame]:
+    """Yield the table of `score` in parts of PART consecutive rows, in the order given.
+
+    Nothing of a part is kept, so that a set may be larger than its table; write the rows away to keep it so. Within a
+    part the longest sequences go first.
+
+    Args:
+        model: as for `score`, like the arguments that follow.
+        sequences: the rows to score.
+        metrics: what to score.
+        batch_size: sequences in one forward.
+        accelerator: with several processes, each scores its share of every part and all get the whole part.
+        sampling: how tokens would be drawn.
+
+    Raises:
+        RecipeError: a metric is unknown; it is raised with the first part. A part of which nothing can be scored is
+            yielded like any other: see Overview.
+    """
+    for start in range(0, len(sequences), PART):
+        part = sequences.select(range(start, min(start + PART, len(sequences))))
+        yield _rows_of(model, part, metrics, batch_size, accelerator, sampling)
+
+
+class Overview:
+    """What is left of a table of `parts` once its rows are written away.
+
+    Attributes:
+        n: rows seen.
+        top: the most memorized of them by MA, or else by the first metric there is; a frame like any part's.
+    """
+
+    def __init__(self, shown: int = 50):
+        """Keep that many rows."""
+        self.n = 0
+        self.top: pd.DataFrame | None = None
+        self._shown = shown
+        self._sums: pd.Series[float] | None = None
+        self._counts: pd.Series[int] | None = None
+        self._notes: dict[str, None] = {}  # each different one once: they are reasons, and few
+        self._known = False
+
+    def add(self, part: pd.DataFrame) -> None:
+        """See the next rows."""
+        names = list(part.columns[2:-1])
+        numbers = part[names]
+        self.n += len(part)
+        self._sums = numbers.sum() if self._sums is None else self._sums + numbers.sum()
+        self._counts = numbers.count() if self._counts is None else self._counts + numbers.count()
+        self._notes |= dict.fromkeys(part["note"])
+        self._known |= _any_known(part)
+        rows = pd.concat([self.top, part], ignore_index=True)
+        if names:
+            by = "memorization_accuracy" if "memorization_accuracy" in names else names[0]
+            low = catalogue.CATALOGUE[by].memorized == "low"
+            rows = rows.sort_values(by, ascending=low, kind="stable", ignore_index=True)
+        self.top = rows.head(self._shown).copy()
+
+    @property
+    def means(self) -> pd.Series[float]:
+        """Of every metric, over the rows of which it says something."""
+        assert self._sums is not None and self._counts is not None
+        return self._sums / self._counts
+
+    def check(self) -> None:
+        """Refuse a table that says nothing.
+
+        Raises:
+            InputError: not one sequence can be scored by any metric.
+            ModelError: the model's output was not finite on any sequence.
+        """
+        scoring.check_scorable(self._known, self._notes)
+        scoring.check_finite(pd.DataFrame({"note": list(self._notes)}))
+
+
+def _any_known(frame: pd.DataFrame) -> bool:
+    """Whether there is a number at all, of the metrics of one forward; of the others none may be what is found."""
+    columns = [name for name in frame.columns[2:-1] if name not in GENERATED_METRICS]
+    return not columns or bool(frame[columns].notna().any(axis=None))
+
+
+def _rows_of(
+    model: torch.nn.Module,
+    sequences: Dataset,
+    metrics: Sequence[str],
+    batch_size: int,
+    accelerator: Accelerator | None,
+    sampling: Sampling,
+    observe: Callable[[int, Predictions], None] | None = None,
+) -> pd.DataFrame:
     names = catalogue.chosen(metrics)
     generated = [name for name in names if name in GENERATED_METRICS]
     forward = [name for name in names if name not in generated]
-    frame = scoring.score(model, sequences, forward, batch_size, accelerator, sampling, observe)
+    frame = scoring.rows_of(model, sequences, forward, batch_size, accelerator, sampling, observe)
     if not generated:
         return frame
     share = list(range(len(sequences)))

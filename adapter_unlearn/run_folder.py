@@ -84,21 +84,35 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     check_writable(path, overwrite)
     staging: Path | None = None
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".partial", dir=path.absolute().parent))
-        staging.chmod(0o777 & ~_umask())
-        yield staging
-        for file in filter(Path.is_file, staging.rglob("*")):
-            file.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
-        _take_place(staging, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(
-            f"{path}: can't be written ({reason}), nothing was left there; free the disk or choose another --output_dir"
-        ) from error
+        with telling_of_the_disk(path):
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".partial", dir=path.absolute().parent))
+            staging.chmod(0o777 & ~_umask())
+            yield staging
+            for file in filter(Path.is_file, staging.rglob("*")):
+                file.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
+            _check_holds_nothing(path, overwrite)  # once more: hours may have passed
+            _take_place(staging, path)
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def telling_of_the_disk(folder: str | Path) -> Iterator[None]:
+    """Turn what the disk refuses while a new folder is written (full, too large) into one line.
+
+    Raises:
+        OutputError: it refused.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"{folder}: can't be written ({reason}), nothing was left there; free the disk or choose another "
+            "--output_dir"
+        ) from error
 
 
 def _take_place(staging: Path, path: Path) -> None:

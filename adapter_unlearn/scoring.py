@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +78,25 @@ def score(
         InputError: not one sequence can be scored by any metric.
     """
     columns = list(table.chosen(metrics))
+    frame = rows_of(model, sequences, metrics, batch_size, accelerator, sampling, observe)
+    check_scorable(bool(frame[columns].notna().any(axis=None)), frame["note"])
+    return frame
+
+
+def rows_of(
+    model: torch.nn.Module,
+    sequences: Dataset,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    batch_size: int = 16,
+    accelerator: Accelerator | None = None,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    observe: Callable[[int, Predictions], None] | None = None,
+) -> pd.DataFrame:
+    """As `score`, also for a part of a set in which perhaps nothing can be scored.
+
+    Raises:
+        RecipeError: a metric is unknown.
+    """
     share = list(range(len(sequences)))
     if accelerator is not None:
         share = share[accelerator.process_index :: accelerator.num_processes]
@@ -86,11 +105,8 @@ def score(
         from accelerate.utils import gather_object
 
         by_index = dict(gather_object(list(by_index.items())))
-    frame = pd.DataFrame([by_index[i] for i in range(len(sequences))], columns=["id", "n_tokens", *columns, "note"])
-    too_short = frame[columns].isna().all(axis=None) and frame["note"].ne("").all()
-    if too_short and not frame["note"].str.contains(NOT_FINITE).any():
-        raise InputError(f"no sequence can be scored: {frame['note'].iloc[0]}")
-    return frame
+    columns = ["id", "n_tokens", *table.chosen(metrics), "note"]
+    return pd.DataFrame([by_index[i] for i in range(len(sequences))], columns=columns)
 
 
 def stream(
@@ -126,6 +142,21 @@ def stream(
             if observe is not None:
                 observe(i, predictions)
             yield i, {"id": name, "n_tokens": len(ids), **_row(predictions, rows)}
+
+
+def check_scorable(known: bool, notes: Iterable[str]) -> None:
+    """Refuse a set of which nothing could be scored; that a model is broken is told by check_finite.
+
+    Args:
+        known: whether there is a single number that is not NaN.
+        notes: the column of that name, or each different note once.
+
+    Raises:
+        InputError: no sequence can be scored, and why the first one can't.
+    """
+    reasons = [] if known else list(notes)
+    if reasons and all(note and NOT_FINITE not in note for note in reasons):
+        raise InputError(f"no sequence can be scored: {reasons[0]}")
 
 
 def check_finite(scored: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapter_unlearn import assets, data, models
+from adapter_unlearn import data, models
 from adapter_unlearn.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ def load(model: Model, texts: Data) -> tuple[Sets, list[str]]:
 
 def _load_set(source: Source, tokenizer: Any, texts: Data, vocab_size: int) -> Dataset:
     # Paths, not strings: of several strings nobody could say whether they are names of files or texts.
-    places: list[Any] = (
-        [assets.resolve(source)] if isinstance(source, str) else [Path(assets.resolve(p)) for p in source]
-    )
+    places: list[Any] = [source] if isinstance(source, str) else [Path(place) for place in source]
     return data.load_sequences(
         places if len(places) > 1 else places[0],
         tokenizer,

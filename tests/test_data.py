@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 import adapter_unlearn
+from adapter_unlearn import assets
 from adapter_unlearn.data import duplicates, load_sequences, overlaps
 from adapter_unlearn.errors import InputError
 
@@ -171,6 +172,18 @@ def test_arrays_are_joined_along_their_rows(tmp_path):
         np.save(path, part.astype(kind))
     assert load_sequences(paths)["input_ids"] == whole.tolist()
     assert load_sequences(list(map(str, paths)), max_tokens=20, stride=9)["id"] == ["1", "2", "3"]
+
+
+def test_the_embedded_files_have_names_of_their_own(plain):
+    """The same from Python as in a recipe: one, or several in a list, as strings or as paths."""
+    embedded = "embedded:forget.jsonl"
+    whole = load_sequences(assets.FOLDER / "forget.jsonl", plain)
+    for source in (embedded, [embedded], [Path(embedded)]):
+        assert load_sequences(source, plain).to_list() == whole.to_list()
+    both = load_sequences([embedded, "embedded:reference.jsonl"], plain)
+    assert len(set(both["document"])) == len(set(whole["document"])) + 64
+    with pytest.raises(InputError, match=r"nothing\.jsonl: no such file"):
+        load_sequences("embedded:nothing.jsonl", plain)
 
 
 def test_long_csv_fields_are_read_and_the_limit_is_put_back(tmp_path, plain):

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import CONFIGS, as_sequences, memorize, random_rows
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig, get_peft_model
 from test_token_statistics import SCHEMES, warped
-from transformers import AutoModelForCausalLM
 
 from adapter_unlearn import InputError, RecipeError, load_base, load_sequences, score, scoring
 from adapter_unlearn.memorization import table
 from adapter_unlearn.memorization.sampling import Sampling
 from adapter_unlearn.memorization.set_level import membership
+from adapter_unlearn.models import load_tokenizer
 
 
 def naive(model, sequence, sampling=(1.0, 40, 1.0)):
@@ -100,6 +94,28 @@ def test_equals_the_naive_definition(memorizers, sequences, architecture, quanti
     assert frame["log_p_z"].isin([-np.inf]).any() and frame["log_p_z"].max() > -0.5
     assert frame["reference_loss_difference"].isna().all() and frame["note"].str.contains("no adapters").all()
     assert "zlib: no text at hand" in frame["note"][0]
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize(
+    "forget, unseen", [(range(0, 32, 4), 3), pytest.param(range(32), 16, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_the_embedded_default_equals_the_naive_definition(forget, unseen, quantization):
+    """Real text, read 12 to 192 times, by the shipped model and tokenizer; beside records that it never read."""
+    model = load_base("embedded:model", quantization, "float32")
+    tokenizer = load_tokenizer("embedded:model")
+    sets = [load_sequences(f"embedded:{name}.jsonl", tokenizer) for name in ("forget", "reference")]
+    sequences = concatenate_datasets([sets[0].select(forget), sets[1].select(range(unseen))])
+    assert len(set(map(len, sequences["input_ids"][:7]))) > 1, "there must be padding"
+    expected = pd.DataFrame([naive(model, sequence) for sequence in sequences])
+    for batch_size in (1, 7):
+        frame = score(model, sequences, ["forward"], batch_size=batch_size)
+        pd.testing.assert_frame_equal(frame[list(expected)], expected, rtol=1e-4, atol=1e-5)
+    assert expected.notna().any().all(), "every definition says something about some record"
+    known, unseen_rows = frame[: len(forget)], frame[len(forget) :]
+    assert known["memorization_accuracy"].max() == 1 and unseen_rows["memorization_accuracy"].max() < 0.5
+    for name in ("extractable", "extractable_any_prefix", "np_extractable"):
+        assert 0 < known[name].sum() < len(known) and not unseen_rows[name].any(), name
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -217,38 +233,6 @@ def test_the_stream_is_the_table_longest_first(memorizers, sequences):
     pd.testing.assert_frame_equal(again[list(frame)], frame)
     some = dict(scoring.stream(model, sequences, ["loss"], indices=[7, 2]))
     assert {i: row["loss"] for i, row in some.items()} == pytest.approx(frame["loss"][[7, 2]].to_dict(), rel=1e-5)
-
-
-def high_water() -> int:
-    """Peak resident bytes of this process since it was last reset (Linux)."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_rows_in_flat_memory(tmp_path):
-    """Written as they come, all metrics; ten times the rows need no more memory than some bytes a row."""
-    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).eval()
-    generator = np.random.default_rng(0)
-    rows = [{"input_ids": generator.integers(0, 128, n).tolist()} for n in generator.integers(4, 12, 100_000)]
-    sequences = load_sequences(rows)
-    del rows
-
-    def peak(number: int) -> int:
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")
-        columns = {"id": pa.string(), "n_tokens": pa.int32(), **dict.fromkeys(table.METRICS, pa.float64())}
-        schema = pa.schema([*columns.items(), ("note", pa.string())])
-        with pq.ParquetWriter(tmp_path / "rows.parquet", schema) as writer:
-            stream = scoring.stream(model, sequences.select(range(number)), ["forward"], batch_size=256)
-            while part := [row for _, row in itertools.islice(stream, 1000)]:
-                writer.write_table(pa.Table.from_pylist(part, schema))
-        assert pq.read_metadata(tmp_path / "rows.parquet").num_rows == number
-        return high_water()
-
-    peak(10_000)
-    few, many = peak(10_000), peak(100_000)
-    print(f"peak at 10,000 rows {few / 2**20:.1f} MiB, at 100,000 {many / 2**20:.1f} MiB")
-    assert many - few < 32 * 2**20
 
 
 def test_a_head_that_does_more_is_left_to_the_model(sequences):

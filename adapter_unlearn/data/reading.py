@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adapter_unlearn import assets
 from adapter_unlearn.errors import InputError
 
 COLUMNS = ["text", "input_ids", "prompt", "completion", "id"]
@@ -47,7 +48,7 @@ class Table(NamedTuple):
 def read(source: Any) -> list[Table]:
     """Whatever `load_sequences` takes, as one or more tables."""
     if isinstance(source, str | os.PathLike):
-        return _read_named(str(source))
+        return _read_named(assets.resolve(str(source)))
     if isinstance(source, datasets.Dataset):
         return [_table("the dataset", source.with_format(None), columns=source.column_names)]
     if isinstance(source, pd.DataFrame):
@@ -58,7 +59,7 @@ def read(source: Any) -> list[Table]:
             f"no source: a {type(source).__name__}; give a path, a hub id, a Dataset, a DataFrame or a list"
         )
     if _are_paths(source):
-        return _read_files([Path(path) for path in source])
+        return _read_files([Path(assets.resolve(str(path))) for path in source])
     if all(isinstance(row, str) for row in source):
         return [_table("the list", [{"text": text} for text in source])]
     if all(isinstance(row, Mapping) for row in source):

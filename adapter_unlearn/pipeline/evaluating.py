@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from adapter_unlearn import manifest, measuring, models, recipe, run_folder, scoring, sets
+from adapter_unlearn import manifest, models, recipe, run_folder, sets
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.forms import Measuring
@@ -192,60 +192,3 @@ def _short_names(paths: Sequence[str | Path]) -> list[str]:
     """The last part of each path, or the whole path where that is not enough to tell them apart."""
     short = [Path(path).stem if Path(path).is_file() else Path(path).name for path in paths]
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
-
-
-def score_files(
-    model: str,
-    forget: Source,
-    adapter: Sequence[str | Path] = (),
-    quantization: Quantization = "nf4",
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
-    metrics: Sequence[str] = scoring.DEFAULT_METRICS,
-    max_tokens: int = 200,
-    prefix_tokens: int = 50,
-    batch_size: int = 16,
-    output_dir: str | Path | None = None,
-    overwrite: bool = False,
-    force: bool = False,
-) -> pd.DataFrame:
-    """Score the sequences of a file with a model, named as on the command line; see scoring.score for the frame.
-
-    Args:
-        model: folder or hub id.
-        forget: the texts to score.
-        adapter: adapter folders to stack on the model.
-        quantization: nf4, int8 or none.
-        dtype: of what is not quantized.
-        metrics: rows of the metrics table.
-        max_tokens: longer texts become windows.
-        prefix_tokens: tokens given before the rest must be recited.
-        batch_size: sequences in one forward.
-        output_dir: where to write sequences.parquet; None writes nothing.
-        overwrite: replace scores that stand there.
-        force: go on where an adapter was made for another base.
-
-    Raises:
-        UserError: a file, the model, an adapter or the folder can't be used.
-    """
-    catalogue.chosen(metrics)
-    run = recipe.checked(recipe.Recipe(
-        model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
-        data=recipe.Data(forget, max_tokens=max_tokens, prefix_tokens=prefix_tokens),
-        evaluation=recipe.Evaluation(metrics=list(metrics), batch_size=batch_size),
-    ))  # fmt: skip
-    if output_dir is not None:
-        check_output(output_dir, overwrite, run.model, run.data, adapter)
-    accelerator = new_accelerator()
-    given, _ = sets.load(run.model, run.data)
-    base: Any = load_base(run.model, adapter, force)
-    scored = models.stack(base, adapter) if adapter else base
-    frame = measuring.score(scored, given.forget, metrics, batch_size, accelerator)
-    scoring.check_finite(frame)
-
-    def write_scores(place: str | Path) -> None:
-        with run_folder.new_folder(place, overwrite) as folder:
-            frame.to_parquet(folder / "sequences.parquet", index=False)
-
-    if output_dir is not None:
-        on_first_process(accelerator, lambda: write_scores(output_dir))
-    return frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -20,6 +20,9 @@ from adapter_unlearn.reporting.tables import (
     verdict_table,
 )
 from adapter_unlearn.reporting.verdict import verdict
+
+if TYPE_CHECKING:
+    from adapter_unlearn.measuring import Overview
 
 _SETS_ACROSS = 3  # forget sets that fit side by side in 80 columns
 
@@ -82,16 +85,15 @@ def show_interference(rows: pd.DataFrame) -> None:
     console.print()
 
 
-def show_scores(frame: pd.DataFrame, max_rows: int = 50) -> None:
+def show_scores(scores: Overview) -> None:
     """The most memorized rows of a score table, and means over all."""
-    first = next((name for name in ("memorization_accuracy", *frame.columns[2:-1]) if name in frame), None)
-    shown = frame if first is None else frame.sort_values(first, ascending=False, kind="stable")
+    assert scores.top is not None
     with pd.option_context("display.max_colwidth", 40, "display.width", 140, "display.max_columns", 20):
-        print(shown.head(max_rows).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-        if len(shown) > max_rows:
-            print(f"… {len(shown) - max_rows} more")
-        print("\nmean over all", len(frame), "sequences")
-        print(frame.iloc[:, 2:-1].mean().to_string(float_format=lambda value: f"{value:.3f}"))
+        print(scores.top.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+        if scores.n > len(scores.top):
+            print(f"… {scores.n - len(scores.top)} more")
+        print("\nmean over all", scores.n, "sequences")
+        print(scores.means.to_string(float_format=lambda value: f"{value:.3f}"))
 
 
 def _console() -> Console:
