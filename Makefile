@@ -16,8 +16,8 @@ demo: $(VENV)/.base
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
-# One at a time, on one thread: two stall each other on a busy machine. The kernel is this environment's, whatever kernels the user has. Nothing is saved:
-# $(BIN)/python notebooks/save.py does that.
+# One at a time, on one thread: two stall each other on a busy machine. A cell has 600 seconds. The kernel is this
+# environment's, whatever kernels the user has. Nothing is saved: $(BIN)/python notebooks/save.py does that.
 notebooks: $(VENV)/.dev
 	OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -n 0 notebooks $(ARGS)
 

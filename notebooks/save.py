@@ -23,7 +23,7 @@ def save(path: Path) -> None:
     """Execute one notebook in its own folder and write it back with what its cells show."""
     notebook = nbformat.read(path, as_version=4)
     folder = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=folder, record_timing=False).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=folder, record_timing=False).execute()
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number:02}", nbformat.from_dict({})

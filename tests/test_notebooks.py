@@ -15,7 +15,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MACHINE = re.compile(r"/(?:tmp|work|home|root|Users|private|mnt|opt|usr|var)\b|[A-Z]:\\|site-packages|0x[0-9a-f]{6,}")
 PROGRESS = re.compile(r"\d+%\||it/s|s/it|\r|\x1b")
 
-pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
 def read(path):
@@ -59,19 +59,25 @@ def texts(output):
     return ["".join(value) for kind, value in output["data"].items() if not kind.startswith("image/")]
 
 
-def test_there_are_two_notebooks_and_each_cell_that_shows_something_was_run_and_kept(path):
+def test_there_are_two_notebooks():
     assert len(NOTEBOOKS) == 2
+
+
+@each
+def test_each_cell_that_shows_something_was_run_and_kept(path):
     silent = [cell["id"] for cell in code(path) if shows_something(cell) and not cell["outputs"]]
     assert silent == []
     assert [cell["execution_count"] for cell in code(path)] == list(range(1, len(code(path)) + 1))  # once, in order
 
 
+@each
 def test_no_cell_failed_or_warned(path):
     assert {output["output_type"] for output in outputs(path)} <= {"stream", "execute_result", "display_data"}
     assert [texts(output) for output in outputs(path) if output.get("name") == "stderr"] == []
     assert not re.search(r"Warning|Traceback", "".join(text for output in outputs(path) for text in texts(output)))
 
 
+@each
 def test_nothing_of_the_machine_it_ran_on_is_in_what_it_shows(path):
     for output in outputs(path):
         for text in texts(output):
@@ -85,6 +91,7 @@ def test_nothing_of_the_machine_it_ran_on_is_in_what_it_shows(path):
     assert all(cell["metadata"] == {} for cell in notebook["cells"])
 
 
+@each
 def test_it_is_small_and_has_pictures(path):
     assert path.stat().st_size < 400_000
     pictures = [output["data"]["image/png"] for output in outputs(path) if "image/png" in output.get("data", {})]
@@ -92,7 +99,9 @@ def test_it_is_small_and_has_pictures(path):
     assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
 
 
+@each
 def test_it_writes_to_a_temporary_folder_only(path):
     written = "\n".join(source(cell) for cell in code(path))
-    assert 'work = Path(tempfile.mkdtemp(prefix="adapter-unlearn-notebook-"))' in written
+    assert "temporary = tempfile.TemporaryDirectory(" in written
+    assert "work = Path(temporary.name)" in written
     assert not re.search(r"""["'](?:runs/|\./|\.\./)""", written)

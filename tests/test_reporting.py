@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -33,6 +34,7 @@ from adapter_unlearn.reporting import (
 )
 from adapter_unlearn.reporting.card import model_card
 from adapter_unlearn.reporting.html import MAX_ROWS, render_html, render_interference
+from adapter_unlearn.reporting.progress import Progress
 from adapter_unlearn.reporting.verdict import headline, verdict
 
 HOSTILE = "<script>alert(1)</script>|`[x](y)`\x1b[31m\u202e\n# boo"
@@ -1161,3 +1163,12 @@ def test_reporting_needs_no_torch():
     code = f"import sys; from adapter_unlearn.reporting import {modules}; assert 'torch' not in sys.modules; "
     code += "assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("first, disable, shown", [(True, "", True), (True, "1", False), (False, "", False)])
+def test_the_bar_can_be_silenced(monkeypatch, capsys, first, disable, shown):
+    monkeypatch.setenv("TQDM_DISABLE", disable)
+    accelerator = SimpleNamespace(is_main_process=first, trackers=[], log=lambda *_, **__: None)
+    with Progress("sga", 3, accelerator) as progress:
+        progress.update({"epoch": 0})
+    assert bool(capsys.readouterr().err) is shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -11,11 +12,12 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A bar on the first process, one step an epoch."""
+    """A bar on the first process, one step an epoch; none where TQDM_DISABLE is set, as with any bar of tqdm."""
 
     def __init__(self, method: str, epochs: int, accelerator: Accelerator):
         self.accelerator = accelerator
-        self.bar = tqdm(total=epochs, unit="epoch", desc=method, disable=not accelerator.is_main_process)
+        silent = not accelerator.is_main_process or bool(os.environ.get("TQDM_DISABLE"))  # what is passed hides it
+        self.bar = tqdm(total=epochs, unit="epoch", desc=method, disable=silent)
 
     def __enter__(self) -> Progress:
         return self
