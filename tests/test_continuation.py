@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoConfig, MambaConfig, MistralConfig
 
-from adapter_unlearn import RecipeError, continuation, load_base
+from adapter_unlearn import RecipeError, continuation, load_base, load_sequences
 from adapter_unlearn.memorization import generated
 from adapter_unlearn.memorization.generated import GENERATED_METRICS, Continuations
 from adapter_unlearn.memorization.teacher_forced import NotScorableError
-from adapter_unlearn.models import active, attach
+from adapter_unlearn.models import active, attach, load_tokenizer
 from adapter_unlearn.scoring import NOT_FINITE
 
 EL, N = "extraction_likelihood", 10
@@ -274,6 +274,26 @@ def test_measure(llama):
     assert alone == {i: {"rouge_l": pytest.approx(found[i]["rouge_l"])} for i in (2, 9)}
     with pytest.raises(RecipeError, match="unknown metric 'bleurt'"):
         continuation.measure(llama, sequences, ["bleurt"])
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_the_embedded_default_equals_the_definitions(quantization):
+    """Every measure, of real text: the first 28 to 34 tokens of records, five read 24 to 192 times and two never."""
+    model = load_base("embedded:model", quantization, "float32")
+    tokenizer = load_tokenizer("embedded:model")
+    known, unseen = (
+        load_sequences(f"embedded:{name}.jsonl", tokenizer)["input_ids"] for name in ("forget", "reference")
+    )
+    rows = [row[: 28 + i] for i, row in enumerate([*known[4::6], *unseen[:2]])]
+    sequences = as_sequences(rows, prefix_tokens=10)
+    by_definition = [naive_continuations(model, row) for row in rows]
+    for batch_size in (1, 7):
+        measured = continuation.measure(model, sequences, list(GENERATED_METRICS), batch_size)
+        for i, (row, (written, gap)) in enumerate(zip(rows, by_definition)):
+            expected = {name: naive(written[10], row[10:]) for name, naive in NAIVE.items()}
+            assert gap >= NEAR_TIE and measured[i] == pytest.approx({EL: naive_el(row, written), **expected}, abs=1e-9)
+    values = [measured[i][EL] for i in range(len(rows))]
+    assert max(values) > 0.9 and max(values[-2:]) < 0.1
 
 
 def test_what_is_not_finite_is_no_number(folders, sequences):

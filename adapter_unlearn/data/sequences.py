@@ -43,10 +43,11 @@ def load_sequences(
 ) -> datasets.Dataset:
     """Read texts or token ids and return a Dataset of sequences, held in memory.
 
-    `source` is a path (.jsonl, .json, .csv, .parquet, .txt, .npy); a list of paths (.npy: joined along axis 1; others:
-    one after another); a folder that is a dataset or a hub id `owner/name`, both with `:split` if it isn't train; a
-    Dataset; a DataFrame; a list of dicts or of texts. Columns: `text`, or `input_ids`, or `prompt` and `completion`,
-    and perhaps `id`; otherwise a row's number, counted on over all files, is its id.
+    `source` is a path (.jsonl, .json, .csv, .parquet, .txt, .npy; `embedded:forget.jsonl` is one of the shipped files);
+    a list of paths (.npy: joined along axis 1; others: one after another); a folder that is a dataset or a hub id
+    `owner/name`, both with `:split` if it isn't train; a Dataset; a DataFrame; a list of dicts or of texts. Columns:
+    `text`, or `input_ids`, or `prompt` and `completion`, and perhaps `id`; otherwise a row's number, counted on over
+    all files, is its id.
     `tokenizer` is needed for text. It adds its leading bos, if it does so by default, and no other special token.
 
     Resulting columns, one row a sequence: `id` (str; `document#1`, … for windows of a long text), `document` (str),
