@@ -143,7 +143,7 @@ def _add_demo(parser: jsonargparse.ArgumentParser) -> None:
 
 def _demo(call: Any) -> None:
     given = _parse(call)
-    run = recipe.load_recipe(shipped.path("tiny-cpu/sga.yaml"), ["--output_dir", given["output_dir"]])
+    run = recipe.load_recipe(shipped.path("tiny-cpu/match.yaml"), ["--output_dir", given["output_dir"]])
     _unlearn_and_show(run, given["overwrite"], demo=True)
 
 

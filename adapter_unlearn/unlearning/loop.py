@@ -156,6 +156,7 @@ def train(
         outcome.stopped_because = "The stop rule held before training; nothing was changed."
         return outcome
     reference = _reference(model, adapter, stage, task, scored, training.batch_size)
+    levels, extra = reference.twins, np.zeros((len(task.forget), 2))
     past, first = 0, outcome.log[-1]["epoch"] + 1
     for epoch in range(first, first + training.max_epochs):
         started = time.monotonic()
@@ -175,6 +176,9 @@ def train(
                 outcome.stopped_because = f"Loss or weights were not finite in epoch {epoch}; lower the learning rate."
                 break
             perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
+        if levels is not None:
+            extra = twins.pressed(extra, scored, levels)
+            reference = replace(reference, twins=[rows - more for rows, more in zip(levels, extra)])
         rest = {"stage": stage.name, "n_selected": selected, "loss": losses, "gradient_norm": norm}
         record = _record(epoch, scored, task, perplexity, started, **rest)
         if stopping.only_extraction_likelihood_is_open(goal, record):

@@ -15,9 +15,13 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-CENTRAL = (0.10, 0.85)
+CENTRAL = (0.20, 0.80)
 """Quantiles of the reference set's memorization accuracy between which a row may be a twin: nobody shall end as an
-outlier because its twin was one. The upper end is nearer, for training comes from above and stops short."""
+outlier because its twin was one."""
+
+GAIN, STEP, MOST = np.array([0.2, 1.0]), 0.05, 1.0
+"""How much of a miss is added to what is asked for, each epoch, in nats: of one nat of loss, and of an accuracy of one;
+the most that is added in an epoch, for early misses say nothing; and the most that is ever added."""
 
 
 def pair(forget: pd.DataFrame, reference: pd.DataFrame) -> dict[int, int]:
@@ -75,3 +79,23 @@ def assigned(now: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     found = np.empty_like(wanted)
     np.put_along_axis(found, now.argsort(axis=0, kind="stable"), wanted, axis=0)
     return found
+
+
+def pressed(extra: np.ndarray, now: pd.DataFrame, wanted: Sequence[np.ndarray]) -> np.ndarray:
+    """What to ask for beyond the twins' levels, so that they are reached although the retain set holds against it.
+
+    A weighted sum of two losses comes to rest where neither is content. So what is still missed is added up, epoch by
+    epoch, as in dual ascent on the constraint that a sequence's loss and accuracy are its twin's.
+
+    Args:
+        extra: what was added so far, shape (rows, 2), in nats.
+        now: the forget set's scores, with loss and memorization_accuracy.
+        wanted: the twins' levels, from `levels`: log-probabilities and margins.
+
+    Returns:
+        The same shape, at most STEP from `extra` and within MOST on either side; to be taken from the levels. 0 for rows without a twin.
+    """
+    known = [len(twin) > 0 for twin in wanted]
+    twin = np.array([[-rows[:, 0].mean(), (rows[:, 1] > 0).mean()] if len(rows) else [0.0, 0.0] for rows in wanted])
+    miss = np.stack([twin[:, 0] - now["loss"], now["memorization_accuracy"] - twin[:, 1]], axis=1)
+    return np.where(np.array(known)[:, None], np.clip(extra + np.clip(GAIN * miss, -STEP, STEP), -MOST, MOST), 0.0)
