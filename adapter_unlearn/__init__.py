@@ -8,26 +8,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adapter_unlearn.arithmetic import combine, compress, negate
     from adapter_unlearn.data import load_sequences
-    from adapter_unlearn.errors import InputError, ModelError, OutputError, RecipeError, UserError
+    from adapter_unlearn.errors import InputError, ModelError, OutputError, RecipeError, RunError, UserError
+    from adapter_unlearn.evaluation.comparison import Comparison
     from adapter_unlearn.evaluation.report import Report
     from adapter_unlearn.measuring import score
     from adapter_unlearn.merging import merge
     from adapter_unlearn.models import load_base
-    from adapter_unlearn.pipeline import evaluate, evaluate_interference, negate_searched, unlearn
+    from adapter_unlearn.pipeline import compare, evaluate, evaluate_interference, negate_searched, unlearn
     from adapter_unlearn.recipe import Recipe, load_recipe
     from adapter_unlearn.rounding import survival
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Comparison",
     "InputError",
     "ModelError",
     "OutputError",
     "Recipe",
     "RecipeError",
     "Report",
+    "RunError",
     "UserError",
     "combine",
+    "compare",
     "compress",
     "evaluate",
     "evaluate_interference",
@@ -44,14 +48,17 @@ __all__ = [
 
 # `import adapter_unlearn` must stay light: torch is loaded with the first name that needs it.
 _ROOMS = {
+    "Comparison": "evaluation.comparison",
     "InputError": "errors",
     "ModelError": "errors",
     "OutputError": "errors",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Report": "evaluation.report",
+    "RunError": "errors",
     "UserError": "errors",
     "combine": "arithmetic",
+    "compare": "pipeline",
     "compress": "arithmetic",
     "evaluate": "pipeline",
     "evaluate_interference": "pipeline",

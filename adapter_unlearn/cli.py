@@ -27,16 +27,19 @@ class Verb:
 
     help: str
     add_arguments: Callable[[jsonargparse.ArgumentParser], None]
-    run: Callable[[Any], None]
+    run: Callable[[Any], int | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code: 0, or 2 after one line that says what the user can mend."""
+    """Run one verb; return the exit code.
+
+    0; or 2 after one line that says what the user can mend; or 1 where a matrix was compared but for runs that failed.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        _dispatch(words, debug)
+        return _dispatch(words, debug)
     except UserError as error:
         if debug:
             raise
@@ -48,7 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mend = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
         _complain(f"out of memory on the accelerator; {mend}")
         return 2
-    return 0
 
 
 def _complain(message: str) -> None:
@@ -62,13 +64,13 @@ def entry_point() -> None:
     sys.exit(main())
 
 
-def _dispatch(words: list[str], debug: bool) -> None:
+def _dispatch(words: list[str], debug: bool) -> int:
     if words[:1] == ["--version"]:
         print(adapter_unlearn.__version__)
-        return
+        return 0
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
-        return
+        return 0
     name, rest = words[0], words[1:]
     if name not in VERBS:
         raise RecipeError(f"unknown verb {name!r}; choose from {', '.join(VERBS)}")
@@ -79,9 +81,9 @@ def _dispatch(words: list[str], debug: bool) -> None:
     verb.add_arguments(parser)
     if rest and rest[0] in ("-h", "--help"):
         parser.print_help()
-        return
+        return 0
     _settle(debug)
-    verb.run((parser, rest))
+    return verb.run((parser, rest)) or 0
 
 
 def _usage() -> str:
@@ -96,7 +98,8 @@ def _settle(debug: bool) -> None:
     """Our own messages on stderr; the libraries' chatter only with --debug."""
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING)
     first = os.environ.get("RANK", "0") == "0"
-    logging.getLogger("adapter_unlearn").setLevel(logging.INFO if first else logging.ERROR)
+    loudness = logging.DEBUG if debug else logging.INFO
+    logging.getLogger("adapter_unlearn").setLevel(loudness if first else logging.ERROR)
     if debug:
         return
     warnings.simplefilter("ignore")
@@ -326,6 +329,40 @@ def _merge(call: Any) -> None:
     print(f"wrote {merging.merge(**given)}; a plain transformers model, arithmetic.json says what it was made from")
 
 
+def _add_compare(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="*", default=[], help="run folders, or those of evaluate")
+    parser.add_argument(
+        "--config", type=str, default=None,
+        help="a matrix (YAML): `base` or `recipe`, `seeds`, `experiments`; runs that are missing are made",
+    )  # fmt: skip
+    parser.add_argument(
+        "--baseline",
+        type=str,
+        default=None,
+        help="whom the others are compared with: a name, or `best`; else the first",
+    )
+    _add_force(parser)
+    parser.add_argument("--output_dir", type=str, required=True, help="folder to write; a matrix's runs go there too")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a comparison that stands there, and runs whose recipe changed"
+    )
+
+
+def _compare(call: Any) -> int:
+    given = _parse(call)
+    from accelerate import PartialState
+
+    from adapter_unlearn import pipeline
+    from adapter_unlearn.reporting import terminal
+
+    found = pipeline.compare(matrix=given.pop("config"), **given)
+    state = PartialState()
+    if state.is_main_process:
+        terminal.show_comparison(found, given["output_dir"])
+    state.destroy_process_group()
+    return int(found.runs["failed"].notna().any())
+
+
 def _add_recipes(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["list", "copy"], help="list the shipped recipes, or copy one to a file")
     parser.add_argument("name", nargs="?", default=None, help="a recipe's name, as listed")
@@ -349,6 +386,9 @@ VERBS: dict[str, Verb] = {
     "score": Verb("measure how far each text of a file is memorized", _add_score, _score),
     "unlearn": Verb("train an unlearning adapter by a recipe, and prove it", _add_unlearn, _unlearn),
     "evaluate": Verb("measure a base with adapters on it, side by side", _add_evaluate, _evaluate),
+    "compare": Verb(
+        "put finished runs side by side, or those of a matrix of recipes and seeds", _add_compare, _compare
+    ),
     "negate": Verb("multiply an adapter's delta by a number, -1 unless told or searched", _add_negate, _negate),
     "combine": Verb("add adapters exactly, with weights", _add_combine, _combine),
     "merge": Verb("write the base with adapters merged into its original weights", _add_merge, _merge),

@@ -4,6 +4,7 @@
     ├── InputError           a file of texts: missing, empty, a bad row, a wrong column
     ├── RecipeError          a recipe or flag: unknown key, value out of range, unknown method
     ├── ModelError           a base model or an adapter that can't be loaded or doesn't fit
+    ├── RunError             a finished run that can't be read, or can't be compared with another
     └── OutputError          an output folder that can't or must not be written
 
 Every message is one sentence that names the place (file, row, key) and the mend, and never holds a text to forget.
@@ -25,6 +26,10 @@ class RecipeError(UserError):
 
 class ModelError(UserError):
     """A base model or adapter can't be loaded, or the two don't fit."""
+
+
+class RunError(UserError):
+    """A finished run can't be read, or not be compared with another."""
 
 
 class OutputError(UserError):

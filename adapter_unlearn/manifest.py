@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 from collections.abc import Sequence
@@ -98,6 +99,11 @@ def of_interference(
     }
 
 
+def of_comparison(about: dict[str, Any]) -> dict[str, Any]:
+    """The head of a comparison: what all its runs share."""
+    return _made() | about
+
+
 def _common(run: Recipe, base: dict[str, Any], sets: Sets, notes: list[str], bounds: Bounds) -> dict[str, Any]:
     counts = {
         name: {"n_sequences": len(sequences), "n_documents": len(set(sequences["document"]))}
@@ -125,6 +131,15 @@ def base_identity(model: Model, loaded: Any) -> dict[str, Any]:
         "dtype": model.dtype,
         "adapter": model.adapter,
     }
+
+
+def restart_peak_memory() -> None:
+    """Forget how much was held before, so that a run's peak is its own where one process makes several."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif (peaks := Path("/proc/self/clear_refs")).exists():  # Linux; elsewhere a process's peak only grows
+        with contextlib.suppress(OSError):
+            peaks.write_text("5", encoding="ascii")
 
 
 def _peak_memory() -> int:

@@ -19,6 +19,9 @@ from adapter_unlearn.errors import OutputError
 
 MANIFEST = "unlearning.json"
 ARITHMETIC = "arithmetic.json"
+EVALUATION = "evaluation.json"
+COMPARISON = "comparison.json"
+RUNS = "runs"
 _MARKS = (MANIFEST, ARITHMETIC, "summary.json", "sequences.parquet")
 
 
@@ -113,6 +116,65 @@ def telling_of_the_disk(folder: str | Path) -> Iterator[None]:
             f"{folder}: can't be written ({reason}), nothing was left there; free the disk or choose another "
             "--output_dir"
         ) from error
+
+
+def check_renewable(folder: str | Path, names: Iterable[str]) -> None:
+    """Refuse a folder that `renewed` must not write to, before any work is done.
+
+    Raises:
+        OutputError: it is a run or a model itself, files that nobody here wrote bear the names of what would be
+            written, it is a file, or can't be written.
+    """
+    path = Path(folder)
+    try:
+        if path.is_file():
+            raise OutputError(f"{path}: a file stands where the output folder should; choose another --output_dir")
+        for mark in (*_MARKS, "config.json", "adapter_config.json"):
+            if (path / mark).exists():
+                raise OutputError(f"{path}: holds a run or a model ({mark}); choose another --output_dir")
+        taken = [name for name in names if (path / name).exists()]
+        if taken and not any((path / mark).exists() for mark in (COMPARISON, RUNS)):
+            raise OutputError(f"{path}: holds {taken[0]}, which is no comparison's; choose another --output_dir")
+        _probe(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path!s:.200}: can't be written ({reason}); choose another --output_dir") from error
+
+
+@contextmanager
+def renewed(folder: str | Path, mark: str) -> Iterator[Path]:
+    """Yield a staging folder; on leaving without error its entries take their places in `folder`; others stay.
+
+    For a folder that also holds what took hours to make, so that it can't be replaced as new_folder does. The entry
+    `mark` goes first and comes last: where it stands, all the others are whole and belong together.
+
+    Raises:
+        OutputError: the disk refused (full, too large); what stood there stands there still.
+    """
+    path = Path(folder)
+    staging: Path | None = None
+    was_there = path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".comparison.", suffix=".partial", dir=path))
+        yield staging
+        for entry in (staging, *staging.rglob("*")):
+            entry.chmod((0o777 if entry.is_dir() else 0o666) & ~_umask())
+        (path / mark).unlink(missing_ok=True)
+        for entry in sorted(staging.iterdir(), key=lambda entry: entry.name == mark):
+            if (path / entry.name).is_dir():
+                shutil.rmtree(path / entry.name)
+            entry.replace(path / entry.name)
+    except OSError as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"{path}: can't be written ({reason}); free the disk or choose another --output_dir"
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+        if not was_there and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _take_place(staging: Path, path: Path) -> None:

@@ -181,4 +181,4 @@ def test_a_method_without_the_set_it_needs(write_rows, tmp_path, method, named):
     with pytest.raises(RecipeError, match=named):
         unlearn(settings)
     with pytest.raises(RecipeError, match=named):
-        unlearning_run._resolved(settings)
+        unlearning_run.resolved(settings)

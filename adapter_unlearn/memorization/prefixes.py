@@ -61,6 +61,16 @@ def worst_of(curves: Iterable[dict[str, np.ndarray]]) -> pd.DataFrame:
     ).reset_index()
 
 
+def at_least(curve: pd.DataFrame) -> int:
+    """How many sequences of a set are recited from some prefix, at least, by its curve (see worst_of).
+
+    A curve counts sequences a prefix length. What is recited from a prefix is recited from every longer one, so a
+    sequence leaves the count only where it ends: the sum of the count's falls, the last to 0.
+    """
+    counts = curve.sort_values("prefix_tokens")["extractable"]
+    return int((counts - counts.shift(-1, fill_value=0)).clip(lower=0).sum())
+
+
 _curve_columns: dict[str, list[int]] = {
     name: [] for name in ("prefix_tokens", "extractable", "recited", "longest_verbatim_run")
 }

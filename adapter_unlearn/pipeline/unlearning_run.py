@@ -55,12 +55,13 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
     Raises:
         UserError: the recipe, a file, the model or the folder can't be used; nothing is left half-written.
     """
-    run = _resolved(run)
+    run = resolved(run)
     carried = [run.model.adapter] if run.model.adapter else []
     check_output(run.output_dir, overwrite, run.model, run.data, carried)
     catalogue.chosen(run.evaluation.metrics)
     check_mergeable(run.model, run.evaluation.forms)
     started = time.monotonic()
+    manifest.restart_peak_memory()
     accelerator = new_accelerator(run.tracking, Path(run.output_dir).parent)
     set_seed(run.seed)
     given, notes = sets.load(run.model, run.data)
@@ -138,8 +139,12 @@ def _train(
         )  # fmt: skip
 
 
-def _resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
-    """The recipe with every default written out, once it is known to make sense."""
+def resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
+    """The recipe with every default written out, once it is known to make sense.
+
+    Raises:
+        RecipeError: a key, a value, or a set that the method needs and is not given.
+    """
     if isinstance(run, str | Path):
         run = recipe.load_recipe(run)
     elif isinstance(run, Mapping):

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from adapter_unlearn.reporting import forms, interference
+from adapter_unlearn.evaluation.closeness import pareto_front
+from adapter_unlearn.reporting import forms, interference, labels
 from adapter_unlearn.reporting.formatting import accuracy, clean, count, number, shorten
 
 INK, MUTED, GRID, LINK, SURFACE = "#22262b", "#5b6470", "#dde1e6", "#cfd4da", "#fefefe"
@@ -477,6 +478,117 @@ def _labels(names: Sequence[str]) -> list[str]:
     return [shorten(clean(name), 24) for name in names]
 
 
+PARETO = {
+    "failing": "sequences unlike\nnever-seen text",
+    "auc_loss_distance": "AUC of loss,\ndistance from 0.5",
+}
+
+
+@_styled
+def pareto_figure(rows: pd.DataFrame, forgetting: str = "failing") -> Figure:
+    """What methods forget against what it costs, a panel a kind of text; best is below and left, the front a line.
+
+    Args:
+        rows: of Comparison.rows, those of one form.
+        forgetting: the column of the upright axis, one of PARETO.
+    """
+    costs = [
+        (f"{name}_perplexity_change", label)
+        for name, label in (("reference", "neighbourhood"), ("holdout", "general text, holdout"))
+        if np.isfinite(rows[f"{name}_perplexity_change"]).any()
+    ]
+    figure = Figure(figsize=(WIDTH, 2.75 * max(len(costs), 1)), layout="constrained")
+    grid = figure.subplots(max(len(costs), 1), 1, squeeze=False)[:, 0]
+    drawn = []
+    for axes, (column, label) in zip(grid, costs):
+        points = rows[np.isfinite(rows[column]) & np.isfinite(rows[forgetting])]
+        drawn.append((points, column, _trade(axes, points, column, forgetting)))
+        axes.set_xlabel(f"perplexity against the base, {label}")
+        axes.set_ylabel(PARETO[forgetting])
+    figure.align_ylabels()
+    figure.draw_without_rendering()  # the layout must be settled before names find their places
+    figure.set_layout_engine("none")
+    for axes, (points, column, lines) in zip(grid, drawn):
+        x, y = 1 + points[column].to_numpy(float), points[forgetting].to_numpy(float)
+        _name_points(axes, points["method"], x, y, lines)
+    return figure
+
+
+def _trade(axes: Axes, points: pd.DataFrame, column: str, forgetting: str) -> list[np.ndarray]:
+    """Dots, filled on the front and hollow off it; thin lines from the least to the greatest of several seeds.
+
+    Returns the corners of every line that was drawn, each of shape (m, 2).
+    """
+    x, y = 1 + points[column].to_numpy(float), points[forgetting].to_numpy(float)
+    axes.grid(True, color=GRID, linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3)
+    axes.axvline(1, color=MUTED, linestyle=":", zorder=1)
+    _limits(axes, x, y, forgetting)
+    lines = []
+    for ends, shift in ((column, 1.0), (forgetting, 0.0)):
+        low, high = (shift + points[f"{ends}_seeds_{end}"].to_numpy(float) for end in ("min", "max"))
+        for start, stop, across, up in zip(low, high, x, y):
+            if start < stop:
+                lines.append(
+                    np.array([[start, up], [stop, up]] if ends == column else [[across, start], [across, stop]])
+                )
+                axes.plot(lines[-1][:, 0], lines[-1][:, 1], color=MUTED, linewidth=0.9, zorder=2)
+    front = pareto_front(x, y)
+    order = np.argsort(x[front], kind="stable")
+    over, down = x[front][order], y[front][order]
+    (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
+    lines.append(np.column_stack([np.append(np.repeat(over, 2), right), np.append(top, np.repeat(down, 2))]))
+    axes.plot(lines[-1][:, 0], lines[-1][:, 1], color=AFTER, linewidth=1.2, zorder=2)
+    for chosen, fill, edge in ((front, AFTER, AFTER), (~front, SURFACE, UNSEEN)):
+        if chosen.any():  # the layout takes an empty line for a dot far outside
+            dots: dict[str, Any] = {"markersize": 6, "markerfacecolor": fill, "markeredgecolor": edge, "clip_on": False}
+            axes.plot(x[chosen], y[chosen], "o", zorder=3, **dots)
+    return lines
+
+
+def _limits(axes: Axes, x: np.ndarray, y: np.ndarray, forgetting: str) -> None:
+    """Room around the points for their names; a logarithmic axis where one ruined model would flatten the others."""
+    least, most = min(1.0, x.min()), max(1.005, x.max())
+    if most > 3:
+        axes.set_xscale("log")
+        room = (most / least) ** 0.18
+        axes.set_xlim(least / room**0.5, most * room)
+        wide = most > 50 * least
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        room = most - least
+        axes.set_xlim(least - 0.12 * room, most + 0.25 * room)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(lambda value, _: f"× {value:,.4g}")
+    top = max(float(y.max()), 1 if forgetting == "failing" else 0.05)
+    axes.set_ylim(-0.06 * top, 1.18 * top)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=forgetting == "failing"))
+
+
+def _name_points(axes: Axes, names: Iterable[str], x: np.ndarray, y: np.ndarray, lines: list[np.ndarray]) -> None:
+    """Each point's name beside it, with a line where there was no room next to it."""
+    shown = [shorten(clean(name), 22) for name in names]
+    texts = [axes.text(0, 0, name, fontsize=9, zorder=4) for name in shown]
+    boxes = [text.get_window_extent() for text in texts]
+    points = axes.transData.transform(np.column_stack([x, y]))
+    area, gap = axes.get_window_extent(), 6.0 * axes.figure.dpi / 72
+    sizes = np.array([[box.width, box.height] for box in boxes])
+    found = labels.place(
+        points, sizes, (area.x0, area.y0, area.x1, area.y1), gap, [axes.transData.transform(line) for line in lines]
+    )
+    back = axes.transData.inverted()
+    for text, point, box in zip(texts, points, found):
+        left, bottom = back.transform(box[:2])
+        text.set_position((float(left), float(bottom)))
+        text.set_verticalalignment("bottom")
+        end = labels.nearest(point, box)
+        if np.hypot(*(np.array(end) - point)) > 1.8 * gap:
+            lead = back.transform(np.array([point, end]))
+            axes.plot(lead[:, 0], lead[:, 1], color=MUTED, linewidth=0.7, zorder=2)
+
+
 def _figure(height: float, rows: int | None = None) -> tuple[Figure, Any]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(rows or 1, 1, sharex=True, squeeze=False)[:, 0]
@@ -518,4 +630,17 @@ def all_figures(
         figures["scales"] = scales_figure(scales, band, chosen_scale)
     if deltas is not None and len(deltas):
         figures["deltas"] = deltas_figure(deltas)
+    return figures
+
+
+def comparison_figures(rows: pd.DataFrame) -> dict[str, Figure]:
+    """Forgetting against cost for every form of Comparison.rows, told by counts and, where there is one, by AUC."""
+    figures = {}
+    for form in forms.after(rows["form"]):
+        one = rows[rows["form"] == form]
+        for forgetting in PARETO:
+            costs = one[["reference_perplexity_change", "holdout_perplexity_change"]].to_numpy(float)
+            if np.isfinite(costs).any() and np.isfinite(one[forgetting]).any():
+                name = "pareto" if forgetting == "failing" else "pareto_auc"
+                figures[f"{name}_{form}"] = pareto_figure(one, forgetting)
     return figures

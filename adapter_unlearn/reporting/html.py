@@ -16,8 +16,9 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from adapter_unlearn.evaluation.comparison import Comparison
 from adapter_unlearn.memorization.prefixes import LEAVES
-from adapter_unlearn.reporting import facts, figures, forms, images, interference, measures, utility
+from adapter_unlearn.reporting import comparison, facts, figures, forms, images, interference, measures, utility
 from adapter_unlearn.reporting import membership as telling
 from adapter_unlearn.reporting import rows as table
 from adapter_unlearn.reporting.formatting import (
@@ -148,6 +149,50 @@ def render_interference(rows: pd.DataFrame, manifest: dict[str, Any]) -> str:
             *facts.made({key: value for key, value in manifest.items() if key != "adapters"}),
         ],
         limits=[*facts.ERASURE, *facts.limits({}, manifest)],
+    )
+
+
+def render_comparison(found: Comparison, manifest: dict[str, Any]) -> str:
+    """The page of several methods; `manifest` as in manifest.of_comparison."""
+    shown = comparison.columns(found)
+    failed = found.runs[found.runs["failed"].notna()]
+    several = len(forms.after(found.rows["form"])) > 1
+    pictures = []
+    for name, figure in figures.comparison_figures(found.rows).items():
+        form = name.removeprefix("pareto_").removeprefix("auc_")
+        by_auc = name.startswith("pareto_auc")
+        title = (
+            ("Told apart" if by_auc else "Forgetting")
+            + " against cost"
+            + (f" ({forms.title(form)})" if several else "")
+        )
+        caption = comparison.PICTURES[by_auc]
+        pictures.append(Picture(title, images.svg(figure, name, f"{title}. {caption}"), caption))
+    runs, unseen = plural(len(found.runs) - len(failed), "run"), found.about["n_reference"]
+    sets = plural(found.about["n_sequences"], "sequence") + (f", {plural(unseen, 'never-seen one')}" if unseen else "")
+    return _page(
+        "comparison.html.j2",
+        manifest,
+        script="",
+        headline=comparison.headline(found),
+        subject=f"{clean(facts.base_name(manifest))}, {runs}, {sets}",
+        warnings=comparison.warnings(found),
+        columns=shown,
+        groups=[
+            (group, sum(column.group == group for column in shown)) for group in dict.fromkeys(c.group for c in shown)
+        ],
+        lines=comparison.lines(found),
+        several_forms=several,
+        failed=[
+            (f"{clean(row['method'])}, seed {row['seed']}", clean(row["failed"])) for row in failed.to_dict("records")
+        ],
+        pictures=pictures,
+        pairs=comparison.pair_lines(found),
+        pair_measures=list(comparison.PAIR_MEASURES.values()),
+        runs=comparison.run_lines(found),
+        notes=comparison.NOTES,
+        made=facts.made({key: value for key, value in manifest.items() if key in ("base", "versions", "bounds")}),
+        limits=[*comparison.LIMITS, *facts.limits({}, manifest)],
     )
 
 

@@ -10,7 +10,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from adapter_unlearn.reporting import forms, interference, measures, utility
+from adapter_unlearn.evaluation.comparison import Comparison
+from adapter_unlearn.reporting import comparison, forms, interference, measures, utility
 from adapter_unlearn.reporting.formatting import DASH, accuracy, clean, count, number, shorten, yes_no
 from adapter_unlearn.reporting.verdict import Check
 
@@ -132,6 +133,36 @@ def interference_table(rows: pd.DataFrame, sets: Sequence[str]) -> Table:
         cells = [f"{count(found.extractable.at[i, name])}  {accuracy(found.accuracy.at[i, name])}" for name in sets]
         table.add_row(Text(found.name(subset)), *cells)
     table.caption = "per forget set: sequences recited word for word, and mean memorization accuracy"
+    return table
+
+
+_ACROSS = (
+    ("failing", "fail"), ("memorization_accuracy_mean", "accuracy"),
+    ("extractable", "recited"), ("longest_verbatim_run_max", "run"), ("auc_loss", "AUC\nloss"),
+    ("reference_perplexity_change", "neigh-\nbourhood"), ("holdout_perplexity_change", "holdout"), ("seconds", "time"),
+)  # fmt: skip
+
+
+def comparison_table(found: Comparison) -> Table:
+    """A line a (method, form), the figures that decide; intervals and the other columns stand in the page."""
+    shown = comparison.columns(found)
+    places = [(i, heading) for key, heading in _ACROSS for i, column in enumerate(shown) if column.key == key]
+    table = Table(
+        box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim", pad_edge=False, padding=(0, 0, 0, 1)
+    )
+    table.add_column("method", ratio=1, overflow="fold", min_width=16)
+    for _, heading in places:
+        table.add_column(Text(heading, justify="right"), justify="right", no_wrap=True)
+    for line in comparison.lines(found):
+        name = ", ".join(filter(None, [line.name, line.form, line.seeds]))
+        table.add_row(Text(name), *(Text(line.cells[i].text) for i, _ in places))
+    for row in found.runs[found.runs["failed"].notna()].to_dict("records"):
+        table.add_row(Text(clean(f"{row['method']}, seed {row['seed']}")), Text("failed", style="bold red"))
+    n = count(found.about["n_sequences"])
+    table.caption = (
+        f"fail: how many of {n} sequences do not look like never-seen text; accuracy: mean memorization accuracy;"
+        " perplexities: change against the base"
+    )
     return table
 
 

@@ -10,9 +10,11 @@ import pandas as pd
 from rich.console import Console
 
 from adapter_unlearn import run_folder
-from adapter_unlearn.reporting import interference, utility
-from adapter_unlearn.reporting.formatting import clean, size
+from adapter_unlearn.evaluation.comparison import Comparison
+from adapter_unlearn.reporting import comparison, forms, interference, utility
+from adapter_unlearn.reporting.formatting import accuracy, clean, interval, size
 from adapter_unlearn.reporting.tables import (
+    comparison_table,
     interference_table,
     proof_table,
     summary_table,
@@ -83,6 +85,21 @@ def show_interference(rows: pd.DataFrame) -> None:
             clean(f"{case.set}: with {on}, adding {case.added} takes it from {case.before} to {case.after} recited")
         )
     console.print()
+
+
+def show_comparison(found: Comparison, folder: str | Path | None) -> None:
+    """Methods side by side, the differences to the baseline, and what nobody should overlook."""
+    console = _console()
+    console.print(comparison_table(found))
+    differences = found.rows[found.rows["difference"].notna()]
+    for row in differences.to_dict("records"):
+        ends = interval([row["difference_low"], row["difference_high"]], accuracy)
+        where = f" ({forms.title(str(row['form']))})" if found.rows["form"].nunique() > 2 else ""
+        console.print(clean(f"{row['method']} less {found.baseline}{where}: accuracy {row['difference']:+.3f} {ends}"))
+    for warning in comparison.warnings(found):
+        console.print(f"warning: {warning}")
+    if folder is not None:
+        console.print(f"\nreport   {(Path(folder) / 'report.html').absolute()}")
 
 
 def show_scores(scores: Overview) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from adapter_unlearn.memorization.prefixes import LEAVES
+from adapter_unlearn.memorization.prefixes import LEAVES, at_least
 from adapter_unlearn.reporting import forms
 from adapter_unlearn.reporting.formatting import (
     accuracy,
@@ -62,21 +62,17 @@ def _recitation(now: dict[str, Any], base: dict[str, Any]) -> _Decision:
 def _any_prefix(
     now: dict[str, Any], before: dict[str, Any], curve: pd.DataFrame, curve_before: pd.DataFrame
 ) -> _Decision:
-    """By the curves, which judge every sequence whatever metrics were asked for; without them, by the metric's mean.
-
-    A curve counts sequences a prefix length. What is recited from a prefix is recited from every longer one, so a
-    sequence leaves the count only where it ends: the falls of the curve tell at least how many there are.
-    """
+    """By the curves, which judge every sequence whatever metrics were asked for; without them, by the metric's mean."""
     some = f"prefix that leaves {LEAVES} tokens or more"
     if len(curve):
         recited = curve[curve["extractable"] > 0]
         if len(recited):
-            n, shortest = _fallen(curve), int(recited["prefix_tokens"].min())
+            n, shortest = at_least(curve), int(recited["prefix_tokens"].min())
             return "fail", _sentence(
                 f"at least {plural(n, 'sequence')} {'is' if n == 1 else 'are'} recited to the end from some {some};"
                 f" the shortest that does it has {plural(shortest, 'token')}"
             )
-        n_before = _fallen(curve_before) if len(curve_before) else None
+        n_before = at_least(curve_before) if len(curve_before) else None
         told = "" if n_before is None else f" (at least {count(n_before)} before)" if n_before else " (none before)"
         return "pass", _sentence(f"no sequence is recited to the end from any {some}{told}")
     part, part_before = (number(figures.get("extractable_any_prefix_mean")) for figures in (now, before))
@@ -86,12 +82,6 @@ def _any_prefix(
     if part:
         return "fail", _sentence(f"{100 * part:.1f} % of the sequences are recited to the end from some {some}{told}")
     return "pass", _sentence(f"no sequence is recited to the end from any {some}{told}")
-
-
-def _fallen(curve: pd.DataFrame) -> float:
-    """The sum of all falls of `extractable` over the prefix length, the last to 0."""
-    counts = curve.sort_values("prefix_tokens")["extractable"]
-    return float((counts - counts.shift(-1, fill_value=0)).clip(lower=0).sum())
 
 
 def _highest(now: dict[str, Any], base: dict[str, Any]) -> _Decision:

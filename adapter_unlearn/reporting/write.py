@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from adapter_unlearn import run_folder
+from adapter_unlearn.reporting import comparison as comparing
 from adapter_unlearn.reporting import facts, figures, images
 from adapter_unlearn.reporting import interference as matrix
 from adapter_unlearn.reporting.card import model_card
-from adapter_unlearn.reporting.html import render_html, render_interference
+from adapter_unlearn.reporting.html import render_comparison, render_html, render_interference
 
 if TYPE_CHECKING:
+    from adapter_unlearn.evaluation.comparison import Comparison
     from adapter_unlearn.evaluation.report import Report
     from adapter_unlearn.memorization.outliers import Bounds
 
@@ -81,6 +83,26 @@ def interference(folder: Path, rows: pd.DataFrame, manifest: dict[str, Any]) -> 
     (folder / "figures").mkdir()
     (folder / "figures" / "interference.png").write_bytes(images.png(figures.interference_figure(rows)))
     (folder / "report.html").write_text(render_interference(rows, manifest), encoding="utf-8")
+
+
+COMPARISON_FILES = ("comparison.json", "comparison.csv", "figures", "report.html")
+"""What `comparison` writes."""
+
+
+def comparison(folder: Path, found: Comparison, manifest: dict[str, Any]) -> None:
+    """comparison.json, comparison.csv (its rows), figures/*.png and report.html.
+
+    Args:
+        folder: where they go; it is there.
+        found: what was compared.
+        manifest: see manifest.of_comparison.
+    """
+    run_folder.write_json(folder / run_folder.COMPARISON, comparing.as_json(found, manifest))
+    found.rows.to_csv(folder / "comparison.csv", index=False)
+    (folder / "figures").mkdir()
+    for name, figure in figures.comparison_figures(found.rows).items():
+        (folder / "figures" / f"{name}.png").write_bytes(images.png(figure))
+    (folder / "report.html").write_text(render_comparison(found, manifest), encoding="utf-8")
 
 
 def scale_search(folder: Path, rows: list[dict[str, Any]], bounds: Bounds, chosen: float) -> None:
