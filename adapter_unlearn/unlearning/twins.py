@@ -93,7 +93,8 @@ def pressed(extra: np.ndarray, now: pd.DataFrame, wanted: Sequence[np.ndarray]) 
         wanted: the twins' levels, from `levels`: log-probabilities and margins.
 
     Returns:
-        The same shape, at most STEP from `extra` and within MOST on either side; to be taken from the levels. 0 for rows without a twin.
+        The same shape, within STEP of `extra` and MOST of 0; to be taken from the levels. 0 for rows
+        without a twin.
     """
     known = [len(twin) > 0 for twin in wanted]
     twin = np.array([[-rows[:, 0].mean(), (rows[:, 1] > 0).mean()] if len(rows) else [0.0, 0.0] for rows in wanted])
