@@ -262,12 +262,14 @@ def assert_disjoint(sets: Sets) -> None:
 # ------------------------------------------------------------------------------------------------------- the training
 
 
-def training_rows(sets: Sets, passes: int, end: int, rng: random.Random) -> list[list[int]]:
+def training_rows(sets: Sets, passes: int, end: int, rng: random.Random, forget: bool = True) -> list[list[int]]:
     """Contexts in random order: a repeated sequence stands at the start of one and general text fills the rest.
 
-    From the start, because scoring gives the model a sequence alone and without bos.
+    From the start, because scoring gives the model a sequence alone and without bos. Without the forget set it is the
+    model that unlearning is to come near: all the rest is read as often.
     """
     heads = [row.ids for index, row in enumerate(sets.files["forget"]) for _ in range(DEGREES[index % len(DEGREES)])]
+    heads = heads if forget else []
     heads += [row.ids for row in sets.same_kind]
     stream: list[int] = []
     for _ in range(passes):
@@ -479,6 +481,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the csv files")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the model and the row files")
     parser.add_argument("--split", choices=("a", "b"), default="a", help="which of the two forget sets is memorized")
+    parser.add_argument("--without_forget", action="store_true", help="train on all but the forget set")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw and of the training")
     return parser.parse_args()
 
@@ -495,10 +498,13 @@ def main() -> None:
     trained_kind = kind[f"forget_{arguments.split}"] + kind["retain"]
     tokenizer = train_tokenizer(text for _, text in trained_kind + general["train"])
     sets = draw_sets(tokenizer, kind, general, arguments.split)
-    contexts = training_rows(sets, training.passes, tokenizer.eos_token_id, rng)
+    contexts = training_rows(sets, training.passes, tokenizer.eos_token_id, rng, not arguments.without_forget)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for name, rows in sets.files.items():
         write_rows(arguments.output_dir / f"{name}.jsonl", rows)
+    near = sets.files["retain"]
+    near = near[: len(sets.same_kind)] + near[len(sets.same_kind) :: 4]  # two thirds of the forget set's kind
+    write_rows(arguments.output_dir / "retain_near.jsonl", near)
 
     model = new_model(tokenizer.eos_token_id, tokenizer.pad_token_id)
     parameters = sum(weight.numel() for weight in model.parameters())
