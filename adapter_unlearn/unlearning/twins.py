@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adapter_unlearn.errors import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -34,11 +36,18 @@ def pair(forget: pd.DataFrame, reference: pd.DataFrame) -> dict[int, int]:
     Returns:
         Forget row -> reference row. Ranks of loss are kept, so that the forget set takes on the reference set's
         spread, not only its mean.
+
+    Raises:
+        InputError: no reference row could be scored.
     """
-    accuracy = reference["memorization_accuracy"].to_numpy(dtype=float)
-    low, high = np.nanquantile(accuracy, CENTRAL, method="lower")  # values of the set: some row is always within
-    ordinary = np.flatnonzero((accuracy >= low) & (accuracy <= high))
-    ordinary = ordinary[reference["loss"].to_numpy(dtype=float)[ordinary].argsort(kind="stable")]
+    scores = reference[["memorization_accuracy", "loss"]].to_numpy(dtype=float)
+    known = np.flatnonzero(~np.isnan(scores).any(axis=1))
+    if not len(known):
+        raise InputError("data.reference: no row could be scored, so none can be a twin; give longer texts")
+    accuracy = scores[known, 0]
+    low, high = np.quantile(accuracy, CENTRAL, method="lower")  # values of the set: some row is always within
+    ordinary = known[(accuracy >= low) & (accuracy <= high)]
+    ordinary = ordinary[scores[ordinary, 1].argsort(kind="stable")]
     losses = forget["loss"].to_numpy(dtype=float)
     order = losses.argsort(kind="stable")[: int((~np.isnan(losses)).sum())]  # NaN last
     return {int(row): int(ordinary[int((rank + 0.5) / len(order) * len(ordinary))]) for rank, row in enumerate(order)}
