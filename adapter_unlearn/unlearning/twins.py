@@ -64,11 +64,12 @@ def levels(
         reference_levels: of each reference row, any number of levels a token, shape (its tokens, levels).
 
     Returns:
-        For each forget row, shape (its tokens, levels), every column ascending: quantiles of the twin's. Without a twin
-        the shape is (0, levels).
+        For each forget row, shape (its tokens, levels), every column ascending: quantiles of the twin's, in the middle
+        of each token's share, so that a short row does not consist of a long twin's extremes. Without a twin the shape
+        is (0, levels).
     """
     return [
-        np.quantile(reference_levels[pairs[row]], np.linspace(0, 1, length), axis=0)
+        np.quantile(reference_levels[pairs[row]], (np.arange(length) + 0.5) / length, axis=0, method="hazen")
         if row in pairs and length
         else np.zeros((0, reference_levels[0].shape[1]))
         for row, length in enumerate(forget_lengths)
