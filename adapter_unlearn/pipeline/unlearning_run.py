@@ -31,6 +31,7 @@ from adapter_unlearn.pipeline.common import (
 from adapter_unlearn.reporting import write
 from adapter_unlearn.reporting.progress import Progress
 from adapter_unlearn.unlearning import loop, methods, stages, stopping
+from adapter_unlearn.unlearning.losses import LOSSES
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -164,4 +165,6 @@ def _check_sets(run: Recipe) -> None:
             key, mend = "name", f"{name} trains on nothing else; give that file"
         raise RecipeError(f"recipe key method.{key}: needs data.retain; {mend}")
     if run.data.reference is None and any(stage.needs_reference for stage in plan):
-        raise RecipeError(f"recipe key method.name: {name} takes levels from data.reference; give that file or numbers")
+        only = any(LOSSES[term.loss].twin for stage in plan for term in stage.terms)  # then no number would do
+        mend = "give that file" if only else "give that file or numbers"
+        raise RecipeError(f"recipe key method.name: {name} takes levels from data.reference; {mend}")

@@ -51,7 +51,7 @@ class Stage:
         mean_below: ends the stage when the forget set's mean memorization accuracy is below it; None leaves that to the
             recipe's stop rules, as the last stage must.
         learning_rate: None takes the recipe's.
-        needs_reference: a selection takes a level from the reference set.
+        needs_reference: a selection or a loss takes levels from the reference set.
     """
 
     name: str
