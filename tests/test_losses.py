@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from adapter_unlearn import load_base, models, score, scoring
 from adapter_unlearn.unlearning import methods, step
-from adapter_unlearn.unlearning.losses import LOSSES, npo, simnpo, weighted_ascent
+from adapter_unlearn.unlearning.losses import LOSSES, levels, match, npo, simnpo, weighted_ascent
 from adapter_unlearn.unlearning.methods import Term
 from adapter_unlearn.unlearning.selection import at_least
 from adapter_unlearn.unlearning.step import Part, backward, take_step, trainable
@@ -31,7 +31,19 @@ def probabilities(logits):
     return [w / sum(weights) for w in weights]
 
 
-def naive(name, logits, label, reference, **options):
+def huber(x):
+    return x * x / 2 if abs(x) < 1 else abs(x) - 0.5
+
+
+def naive_match(logits, label, reference, wanted, others=1.0):
+    """The label's log-probability and margin to what is wanted, the others' shares to what they were."""
+    margin = logits[label] - max(logits[:label] + logits[label + 1 :])
+    distance = huber(math.log(probabilities(logits)[label]) - wanted[0]) + huber(margin - wanted[1])
+    p, q = (probabilities(z[:label] + z[label + 1 :]) for z in (logits, reference))
+    return distance + others * sum(b * math.log(b / a) for a, b in zip(p, q))
+
+
+def naive(name, logits, label, reference, wanted, **options):
     """One token's loss, from a list of logits."""
     p, q = probabilities(logits), probabilities(reference)
     others = [value for i, value in enumerate(p) if i != label]
@@ -43,6 +55,7 @@ def naive(name, logits, label, reference, **options):
         "wga": lambda: p[label] ** options.get("alpha", 1.0) * math.log(p[label]),
         "undial": lambda: -sum(b * math.log(a) for a, b in zip(p, probabilities(lowered))),
         "me": lambda: sum(math.log(1 / len(p) / a) / len(p) for a in p),
+        "match": lambda: naive_match(logits, label, reference, wanted, **options),
     }[name]()
 
 
@@ -60,23 +73,27 @@ def tensors(n=6, vocabulary=5, seed=0, scale=2.0):
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(n, vocabulary, generator=generator, dtype=torch.float64)
     reference = scale * torch.randn(n, vocabulary, generator=generator, dtype=torch.float64)
-    return logits, torch.randint(0, vocabulary, (n,), generator=generator), reference
+    labels = torch.randint(0, vocabulary, (n,), generator=generator)
+    return logits, labels, reference, scale * torch.randn(n, 2, generator=generator, dtype=torch.float64)
 
 
-def call(name, logits, labels, reference, **options):
+def call(name, logits, labels, reference, wanted, **options):
     others = [reference] if LOSSES[name].reference else []
+    others += [wanted] if LOSSES[name].twin else []
     return LOSSES[name].function(logits, labels, *others, **options)
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [(name, {}) for name in TOKENS] + [("wga", {"alpha": 0.3}), ("wga", {"alpha": 0.0}), ("undial", {"strength": 1.5})],
+    [(name, {}) for name in TOKENS]
+    + [("wga", {"alpha": 0.3}), ("wga", {"alpha": 0.0}), ("undial", {"strength": 1.5})]
+    + [("match", {"others": 0.0}), ("match", {"others": 2.5})],
 )
 def test_a_loss_over_tokens_is_its_formula(name, options):
     for seed in range(5):
-        logits, labels, reference = tensors(seed=seed)
-        found = call(name, logits, labels, reference, **options)
-        rows = zip(logits.tolist(), labels.tolist(), reference.tolist())
+        logits, labels, reference, wanted = tensors(seed=seed)
+        found = call(name, logits, labels, reference, wanted, **options)
+        rows = zip(logits.tolist(), labels.tolist(), reference.tolist(), wanted.tolist())
         assert found.tolist() == pytest.approx([naive(name, *row, **options) for row in rows], rel=1e-12, abs=1e-14)
 
 
@@ -99,14 +116,14 @@ def test_a_loss_over_sequences_is_its_formula(name, options):
 
 @pytest.mark.parametrize("name", sorted(set(TOKENS) - {"wga"}))
 def test_gradients_over_tokens_are_those_of_finite_differences(name):
-    logits, labels, reference = tensors()
+    logits, labels, *others = tensors()
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: call(name, z, labels, reference), (logits,))
+    assert torch.autograd.gradcheck(lambda z: call(name, z, labels, *others), (logits,))
 
 
 def test_the_weight_of_wga_is_held_constant():
     """So finite differences of the loss are not its gradient; those of log p, times p^alpha, are."""
-    logits, labels, _ = tensors()
+    logits, labels, *_ = tensors()
     p = logits.softmax(-1).gather(1, labels[:, None])[:, 0]
     logits.requires_grad_()
     weighted_ascent(logits, labels, alpha=0.5).sum().backward()
@@ -132,14 +149,16 @@ def test_gradients_over_sequences_are_those_of_finite_differences(name):
 
 
 CERTAIN = 1e4  # in float32 every other token's probability is exactly 0
-LIMITS = {  # loss at p(label) = 1 and at p(label) = 0, another token certain; vocabulary 4, reference uniform
+LIMITS = {  # loss at p(label) = 1 and at p(label) = 0, another token certain; vocabulary 4, reference uniform, wanted 0
     "nll": (0.0, CERTAIN),
     "kl": (-math.log(4) + CERTAIN * 3 / 4, -math.log(4) + CERTAIN * 3 / 4),
     "ihl": (2.0, 0.0),
     "wga": (0.0, 0.0),
     "me": (-math.log(4) + CERTAIN * 3 / 4, -math.log(4) + CERTAIN * 3 / 4),
     "undial": (CERTAIN, CERTAIN * (2 + math.exp(-10)) / (3 + math.exp(-10))),
+    "match": (CERTAIN, 2 * CERTAIN - math.log(3) + CERTAIN * 2 / 3),
 }
+STEEPEST = {"match": 3}  # two distances and a divergence; the others are one
 
 
 @pytest.mark.parametrize("name", TOKENS)
@@ -147,12 +166,58 @@ def test_limits_are_finite_and_right(name):
     logits = torch.zeros(2, 4)
     logits[0, 1] = logits[1, 2] = CERTAIN
     logits.requires_grad_()
-    found = call(name, logits, torch.tensor([1, 1]), torch.zeros(2, 4))
+    found = call(name, logits, torch.tensor([1, 1]), torch.zeros(2, 4), torch.zeros(2, 2))
     assert found.tolist() == pytest.approx(LIMITS[name], rel=1e-3, abs=1e-6)
     found.sum().backward()
-    assert logits.grad.isfinite().all() and float(logits.grad.abs().max()) <= 1 + 1e-6, "no gradient explodes"
+    steepest = float(logits.grad.abs().max())
+    assert logits.grad.isfinite().all() and steepest <= STEEPEST.get(name, 1) + 1e-6, "no gradient explodes"
     at_rest = {"nll": [0], "ihl": [0, 1], "wga": [0, 1]}.get(name, [])
     assert all((float(logits.grad[i].abs().max()) < 1e-6) == (i in at_rest) for i in range(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("known", [1, 2, None])
+@pytest.mark.parametrize("certain", [1, 2, None])
+def test_match_has_a_gradient_wherever_model_and_reference_are_certain(dtype, known, certain):
+    """Of the label (1), of another token or of none; from logits in the model's own dtype."""
+    leaf, reference = torch.zeros(1, 4, dtype=dtype), torch.zeros(1, 4, dtype=dtype)
+    if certain is not None:
+        leaf[0, certain] = 3e4
+    if known is not None:
+        reference[0, known] = 3e4
+    leaf.requires_grad_()
+    loss = match(leaf.float(), torch.tensor([1]), reference.float(), torch.tensor([[-2.0, -1.0]]))
+    loss.sum().backward()
+    assert loss.isfinite().all() and leaf.grad.isfinite().all()
+    label = float(leaf.grad[0, 1])
+    # a label that is too likely, or beats its rivals, is lowered; one that is too unlikely is raised
+    assert label < 0 if certain == 2 else label > 0
+    if certain is None and known is None:
+        # wanted: -2 and -1; now: -log 4 and 0; the others already have their shares
+        first = (-math.log(4) + 2) * 0.75 + 1.0
+        assert label == pytest.approx(first, rel=1e-2)
+    # what the logits are all raised by changes nothing
+    assert float(leaf.grad.float().sum()) == pytest.approx(0, abs=2e-2)
+
+
+@given(st.integers(0, 10_000), st.floats(0, 5))
+def test_match_rests_where_all_is_as_wanted(seed, others):
+    """No loss and no gradient, whichever shares the label has: only the other tokens' proportions are kept."""
+    logits, labels, *_ = tensors(seed=seed)
+    reference = logits.clone()
+    reference.scatter_(1, labels[:, None], 7.0)  # the reference's own label does not count
+    logits.requires_grad_()
+    loss = match(logits, labels, reference, levels(logits.detach(), labels), others)
+    loss.sum().backward()
+    assert loss.tolist() == pytest.approx([0.0] * len(labels), abs=1e-12)
+    assert float(logits.grad.abs().max()) < 1e-9
+
+
+def test_the_margin_tells_what_is_right():
+    logits, labels, *_ = tensors(n=200)
+    found = levels(logits, labels)
+    assert ((found[:, 1] > 0) == (logits.argmax(-1) == labels)).all()
+    assert torch.allclose(found[:, 0], logits.log_softmax(-1).gather(1, labels[:, None])[:, 0])
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
@@ -171,7 +236,7 @@ def test_nothing_to_predict_is_no_loss(name):
     """Rows that are all prompt leave no token in a chunk, and no sequence in a mean."""
     shape = (0, 4) if name in TOKENS else (0,)
     scores, reference = torch.zeros(shape, requires_grad=True), torch.zeros(shape)
-    nothing = call(name, scores, torch.zeros(0, dtype=torch.long), reference)
+    nothing = call(name, scores, torch.zeros(0, dtype=torch.long), reference, torch.zeros(0, 2))
     nothing.sum().backward()
     assert nothing.shape == (0,) and nothing.sum().item() == 0 and scores.grad.shape == shape
 
@@ -240,16 +305,34 @@ def log_likelihoods(model, rows):
     return -frame["loss"].to_numpy() * np.array([len(row) - 1 for row in rows])
 
 
-def naive_loss(model, base, rows, name, options):
+def some_twins(lengths, seed=0):
+    """Levels to come to, every column ascending; on both sides of what the memorizers have."""
+    generator = np.random.default_rng(seed)
+    return [np.sort(generator.normal(-2.0, 3.0, (length, 2)), axis=0) for length in lengths]
+
+
+def naive_wanted(logits, labels, twin):
+    """The k-th of a twin's levels for the token that has the k-th now, one column after the other."""
+    wanted = torch.zeros(len(labels), 2)
+    now = levels(logits.detach(), labels).tolist()
+    for column in (0, 1):
+        ranked = sorted(range(len(labels)), key=lambda t: now[t][column])
+        for k, t in enumerate(ranked):
+            wanted[t, column] = float(twin[k, column])
+    return wanted
+
+
+def naive_loss(model, base, rows, name, options, twins=None):
     """The mean the docstrings promise, one sequence at a time, with a second model as the reference."""
     total, count = 0.0, 0
-    for row in rows:
+    for row, twin in zip(rows, twins or some_twins([len(row) - 1 for row in rows])):
         ids = torch.tensor([row])
         logits, labels = model(input_ids=ids).logits[0, :-1], ids[0, 1:]
         with torch.no_grad():
             reference = base(input_ids=ids).logits[0, :-1]
         if LOSSES[name].over == "tokens":
-            total = total + call(name, logits, labels, reference, **options).sum()
+            wanted = naive_wanted(logits, labels, twin)
+            total = total + call(name, logits, labels, reference, wanted, **options).sum()
             count += len(labels)
             continue
         log_p, log_q = (z.log_softmax(-1).gather(1, labels[:, None]).sum()[None] for z in (logits, reference))
@@ -261,6 +344,7 @@ def naive_loss(model, base, rows, name, options):
 
 CASES = [(name, "llama", "none", False) for name in sorted(LOSSES)]
 CASES += [("npo", "gpt_neox", "nf4", True), ("kl", "gpt_neox", "nf4", True), ("undial", "llama", "nf4", False)]
+CASES += [("match", "gpt_neox", "nf4", True), ("match", "llama", "nf4", False)]
 
 
 @pytest.mark.parametrize(("name", "architecture", "quantization", "checkpointing"), CASES)
@@ -272,14 +356,15 @@ def test_a_step_follows_the_gradient_of_the_definition(
     model = with_adapter(memorizers, quantization, architecture)
     base = load_base(str(memorizers(architecture)), quantization, "float32")
     rows = random_rows(0)[:5]
-    options = {"npo": {"beta": 0.05}, "wga": {"alpha": 0.3}}.get(name, {})
+    options = {"npo": {"beta": 0.05}, "wga": {"alpha": 0.3}, "match": {"others": 0.7}}.get(name, {})
     value = naive_loss(model, base, rows, name, options)
     expected = torch.autograd.grad(value, trainable(model))
     with models.active(model, []):
         reference = log_likelihoods(model, rows)
     models.train_through(model, checkpointing)
     optimizer = torch.optim.SGD(trainable(model), 0.0)
-    part = Part(term(name, **options), as_sequences(rows), range(5), reference)
+    twins = some_twins([len(row) - 1 for row in rows])
+    part = Part(term(name, **options), as_sequences(rows), range(5), reference, twins)
     losses, norm = take_step(model.train(), optimizer, [part], 2, Accelerator())
     assert losses["forget"] == pytest.approx(float(value.detach()), rel=1e-3)
     assert norm == pytest.approx(math.sqrt(sum(float((g**2).sum()) for g in expected)), rel=1e-3)
@@ -288,14 +373,15 @@ def test_a_step_follows_the_gradient_of_the_definition(
         assert float((parameter.grad - gradient).norm() / gradient.norm()) < 2e-3
 
 
-@pytest.mark.parametrize("name", ["kl", "npo", "simnpo", "undial"])
+@pytest.mark.parametrize("name", ["kl", "npo", "simnpo", "undial", "match"])
 def test_batches_do_not_matter(memorizers, name):
     rows = random_rows(0)[:8]
+    twins = some_twins([len(row) - 1 for row in rows])
     results = []
     for batch_size in (8, 3, 1):
         model = with_adapter(memorizers)
         with models.active(model, []):
-            part = Part(term(name), as_sequences(rows), range(8), log_likelihoods(model, rows))
+            part = Part(term(name), as_sequences(rows), range(8), log_likelihoods(model, rows), twins)
         losses, norm = take_step(model, torch.optim.SGD(trainable(model), 0.1), [part], batch_size, Accelerator())
         results.append((losses["forget"], norm, torch.cat([p.detach().flatten() for p in trainable(model)])))
     for loss, norm, weights in results[1:]:
@@ -329,13 +415,36 @@ def test_a_loss_over_sequences_is_a_mean_over_them_and_a_prompt_is_no_part_of_it
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)
 
 
+def test_match_sorts_within_each_sequence_and_a_prompt_is_no_part_of_it(memorizers):
+    """Rows of other lengths, in another order, one of them all prompt: each keeps its own twin."""
+    rows, prompts = random_rows(0)[:4], [1, 9, 20, 28]
+    columns = {"id": list("abcd"), "document": list("abcd"), "input_ids": rows}
+    sequences = Dataset.from_dict(columns | {"prefix_tokens": prompts, "scored_from": prompts})
+    lengths = [len(row) - prompt for row, prompt in zip(rows, prompts)]
+    assert lengths[3] == 0
+    twins = some_twins(lengths)
+    model, base = with_adapter(memorizers), load_base(str(memorizers("llama")), "none", "float32")
+    total = 0.0
+    for row, prompt, twin in list(zip(rows, prompts, twins))[:3]:
+        ids, kept = torch.tensor([row]), slice(prompt - 1, len(row) - 1)
+        logits, reference = model(input_ids=ids).logits[0, kept], base(input_ids=ids).logits[0, kept].detach()
+        wanted = naive_wanted(logits, ids[0, prompt:], twin)
+        total = total + match(logits, ids[0, prompt:], reference, wanted).sum() / sum(lengths)
+    expected = torch.autograd.grad(total, trainable(model))
+    part = Part(term("match"), sequences, [3, 1, 2, 0], None, twins)
+    losses, _ = take_step(model, torch.optim.SGD(trainable(model), 0.0), [part], 2, Accelerator())
+    assert losses["forget"] == pytest.approx(float(total.detach()), rel=1e-4)
+    for parameter, gradient in zip(trainable(model), expected):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_a_step_on_nothing_changes_nothing(memorizers, name):
     sequences = Dataset.from_dict(
         {"id": ["a"], "document": ["a"], "input_ids": [[1, 2, 3]], "prefix_tokens": [3], "scored_from": [3]}
     )
     model = with_adapter(memorizers)
-    part = Part(term(name), sequences, [0], np.array([0.0]))
+    part = Part(term(name), sequences, [0], np.array([0.0]), some_twins([0]))
     assert take_step(model, torch.optim.SGD(trainable(model), 0.1), [part], 2, Accelerator()) == ({"forget": 0.0}, 0.0)
 
 
@@ -374,20 +483,21 @@ def test_a_carried_adapter_is_part_of_the_reference(memorizers, tmp_path):
 def test_an_output_layer_that_is_trained_too(memorizers):
     """Then the reference's output layer is the base's, and a sequence's tokens weigh its gradient as well."""
     base = load_base(str(memorizers("llama")), "none", "float32")
-    for name in ("kl", "npo"):
+    for name in ("kl", "npo", "match"):
         model = with_adapter(memorizers, target_modules=["q_proj", "lm_head"])
         rows = random_rows(0)[:3]
         value = naive_loss(model, base, rows, name, {})
         expected = torch.autograd.grad(value, trainable(model))
         with models.active(model, []):
-            part = Part(term(name), as_sequences(rows), range(3), log_likelihoods(model, rows))
+            twins = some_twins([len(row) - 1 for row in rows])
+            part = Part(term(name), as_sequences(rows), range(3), log_likelihoods(model, rows), twins)
         losses, _ = take_step(model, torch.optim.SGD(trainable(model), 0.0), [part], 2, Accelerator())
         assert losses["forget"] == pytest.approx(float(value.detach()), rel=1e-4)
         for parameter, gradient in zip(trainable(model), expected):
             assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["kl", "npo"])
+@pytest.mark.parametrize("name", ["kl", "npo", "match"])
 def test_logits_exist_a_chunk_at_a_time(memorizers, monkeypatch, name):
     model = with_adapter(memorizers)
     sizes = []
@@ -397,6 +507,7 @@ def test_logits_exist_a_chunk_at_a_time(memorizers, monkeypatch, name):
     scoring.splits(model)
     sizes.clear()
     monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 5 * 128)
-    backward(model, as_sequences(random_rows(0)[:4]), term(name), 1.0, [], np.zeros(4))
+    rows = random_rows(0)[:4]
+    backward(model, as_sequences(rows), term(name), 1.0, [], np.zeros(4), some_twins([len(row) - 1 for row in rows]))
     handle.remove()
     assert max(sizes) <= 5 * 128 and len(sizes) > 2 * 100 / 5
