@@ -92,6 +92,32 @@ def test_losses_over_sequences_and_references_are_exact_too(settings, tmp_path):
         assert float((tensor - expected[name]).abs().max()) < 1e-5, name
 
 
+def test_matching_is_exact_too(settings, write_rows, tmp_path):
+    """Each row keeps its own twin, whichever process and batch it comes into; from the recipe on."""
+    method = {"name": "match", "retain_weight": 2.0, "retain_sequences": 2}
+    whole, halves, shared = settings("whole", 8, method), settings("halves", 3, method), settings("shared", 3, method)
+    for run in (whole, halves, shared):
+        run["data"]["reference"] = write_rows("reference.jsonl", random_rows(9, (30, 20, 25, 41)))
+        run["training"] |= {"learning_rate_decay": 0.5, "max_epochs": 6, "sequences_per_step": 5}
+        run["stop"] |= {"early": False, "mean_below": 0.9}
+        run["evaluation"] = {"bounds": "paper"}
+    unlearn(whole)
+    unlearn(halves)
+    launch(shared, tmp_path, processes=2)
+    assert json.loads((tmp_path / "shared" / "unlearning.json").read_text())["cost"]["processes"] == 2
+    logs = [[json.loads(line) for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()]
+            for name in ("whole", "halves", "shared")]  # fmt: skip
+    assert [len(log) for log in logs] == [7, 7, 7], "all epochs are trained"
+    assert logs[0][-1]["loss"]["forget"] < logs[0][1]["loss"]["forget"]
+    expected = adapter(whole["output_dir"])
+    assert any(float(tensor.abs().max()) > 0 for name, tensor in expected.items() if "lora_B" in name)
+    for log, run in ((logs[1], halves), (logs[2], shared)):
+        for one, other in zip(logs[0][1:], log[1:]):
+            assert one["n_selected"] == other["n_selected"] and one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        for name, tensor in adapter(run["output_dir"]).items():
+            assert float((tensor - expected[name]).abs().max()) < 1e-5, (run["output_dir"], name)
+
+
 def test_one_process_under_accelerate(settings, tmp_path):
     run = settings("single", 8)
     run["training"]["max_epochs"] = 2

@@ -69,6 +69,19 @@ def test_ta_ships_its_memorizing_adapter_times_the_scale(problem, tmp_path):
     )
 
 
+def test_only_the_last_stage_goes_on_when_its_goal_holds(problem, tmp_path):
+    model, task = problem("none")
+    plan = methods.stages(methods.resolve({"name": "tau", "threshold": 0.5, "ascent_mean_below": 0.5}))
+    training = Training(learning_rate=5e-3, max_epochs=16, batch_size=5)
+    goal = stopping.Goal(mean_below=0.1)
+    trained = stages.run(model, plan, task, training, goal, None, Accelerator(), tmp_path, early=False)
+    log = trained.outcome.log
+    ascent, fit = ([line["memorization_accuracy_mean"] for line in log if line["stage"] == name]
+                   for name in ("ascend", "fit"))  # fmt: skip
+    assert len(ascent) < 16 and ascent[-1] < 0.5 <= min(ascent[:-1])
+    assert len(fit) == 16 and sum(mean < 0.1 for mean in fit) > 1 and trained.outcome.goal_reached
+
+
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_tau_ships_the_exact_sum_of_both_adapters(problem, tmp_path, use_rslora):
     model, task = problem(use_rslora=use_rslora, alpha=4 if use_rslora else 8)

@@ -394,6 +394,92 @@ def test_epochs_run_out(problem):
     assert outcome.stopped_because.startswith("2 epochs passed") and outcome.log[-1]["validation_perplexity"] is None
 
 
+def test_not_early_all_epochs_are_trained_and_the_best_of_those_where_the_goal_holds_is_kept(problem):
+    """Though the epochs before it would have fewer outliers: ascent goes on to avoid what it was to forget."""
+    model, task = problem()
+    goal = stopping.Goal(mean_below=0.2)
+    training = Training(learning_rate=5e-3, max_epochs=16, batch_size=5)
+    outcome = run(model, task, methods.ga()[0], goal, training=training, early=False)
+    assert len(outcome.log) == 17 and outcome.goal_reached
+    assert outcome.stopped_because.startswith("16 epochs passed, all were to be trained. The adapter of epoch")
+    held = [line for line in outcome.log if stopping.reached(goal, line)]
+    best = min(held, key=stopping.merit)
+    assert stopping.merit(min(outcome.log, key=stopping.merit)) < stopping.merit(best), "one that it does not hold in"
+    assert outcome.kept_epoch == best["epoch"] and len(held) > 3
+    now = score(model, task.forget)
+    assert now["memorization_accuracy"].mean() == pytest.approx(best["memorization_accuracy_mean"], abs=1e-6)
+    assert now["loss"].tolist() == pytest.approx(outcome.scored["loss"].tolist(), rel=1e-4)
+    model, task = problem()
+    assert run(model, task, methods.ga()[0], goal, training=training).kept_epoch == held[0]["epoch"]
+
+
+def test_not_early_and_never_reached(problem):
+    model, task = problem()
+    training = Training(learning_rate=5e-3, max_epochs=4, batch_size=5)
+    outcome = run(model, task, methods.ga()[0], stopping.Goal(mean_below=0.0), training=training, early=False)
+    assert len(outcome.log) == 5 and not outcome.goal_reached
+    assert outcome.kept_epoch == min(outcome.log, key=stopping.merit)["epoch"]
+    assert outcome.stopped_because.startswith("4 epochs passed before the stop rule held.")
+
+
+def test_not_early_keeps_to_the_budget(problem):
+    """An epoch past it is not kept, whether the goal holds in it or not."""
+    model, task = problem()
+    training = Training(learning_rate=5e-3, max_epochs=12, batch_size=5)
+    goal = stopping.Goal(mean_below=0.5)
+    unbound = run(model, task, methods.ga()[0], goal, training=training, early=False)
+    increases = [stopping.perplexity_increase(line, unbound.log[0]) for line in unbound.log]
+    held = [i for i, line in enumerate(unbound.log) if stopping.reached(goal, line)]
+    budget = sorted(increases[i] for i in held)[len(held) // 2] + 1e-6
+    model, task = problem()
+    outcome = run(model, task, methods.ga()[0], goal, budget, training=training, early=False, patience=99)
+    within = [i for i in held if increases[i] <= budget]
+    assert 0 < len(within) < len(held) and len(outcome.log) == 13 and outcome.goal_reached
+    assert outcome.kept_epoch == min(within, key=lambda i: stopping.merit(outcome.log[i]))
+
+
+@given(st.floats(0, 1), st.integers(1, 60))
+def test_the_learning_rate_falls_in_a_line_and_never_to_nothing(decay, epochs):
+    training = Training(learning_rate_decay=decay, max_epochs=epochs)
+    shares = [loop.remaining(epoch, training) for epoch in range(epochs)]
+    assert shares == sorted(shares, reverse=True) and 0 < shares[-1] <= shares[0] == 1
+    falling = decay * epochs
+    for epoch, share in enumerate(shares):
+        if epoch <= epochs - falling:
+            assert share == pytest.approx(1.0)
+        else:
+            assert share == pytest.approx((epochs - epoch) / falling)
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_each_epoch_steps_with_what_remains_of_the_learning_rate(problem, monkeypatch, optimizer, kind):
+    """Of the stage's own, where it has one; and a second stage starts from the whole again."""
+    step, seen = kind.step, []
+    monkeypatch.setattr(
+        kind, "step", lambda self, *a, **k: (seen.append(self.param_groups[0]["lr"]), step(self, *a, **k))[1]
+    )
+    model, task = problem()
+    training = Training(learning_rate=1e-4, learning_rate_decay=0.5, max_epochs=4, optimizer=optimizer, batch_size=5)
+    training = dataclasses.replace(training, sequences_per_step=5)
+    first = run(model, task, methods.ga()[0], training=training)
+    assert seen == pytest.approx([1e-4] * 6 + [0.5e-4] * 2), "two steps an epoch"
+    seen.clear()
+    run(model, task, dataclasses.replace(methods.ga()[0], learning_rate=1e-3), training=training, start=first)
+    assert seen == pytest.approx([1e-3] * 6 + [0.5e-3] * 2)
+
+
+def test_a_falling_learning_rate_is_another_run(problem):
+    def weights(decay):
+        model, task = problem()
+        training = Training(learning_rate=1e-3, learning_rate_decay=decay, max_epochs=3)
+        outcome = run(model, task, methods.ga()[0], training=training)
+        assert outcome.kept_epoch == 3
+        return torch.cat([parameter.detach().flatten() for parameter in trainable(model)])
+
+    steady, late, always = weights(0.0), weights(0.5), weights(1.0)
+    assert 0 < float((steady - late).norm()) < float((steady - always).norm())
+
+
 def test_nothing_to_forget(problem):
     model, task = problem()
     outcome = run(model, task, goal=stopping.Goal(mean_below=1.0))
