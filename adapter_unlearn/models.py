@@ -320,6 +320,25 @@ def active(model: Any, names: Sequence[str]) -> Iterator[None]:
             parameter.requires_grad_(name in trained)
 
 
+@contextmanager
+def generator(model: Any) -> Iterator[Any]:
+    """The model's `generate`; within, nothing is set that is not said in the call.
+
+    transformers fills every setting that a call leaves open from the model's own generation config, for example a
+    repetition penalty. Adapters sit in the layers of the base, so its `generate` is theirs too; that of PEFT would
+    put the config back.
+    """
+    from peft import PeftModel
+    from transformers import GenerationConfig
+
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    own, inner.generation_config = inner.generation_config, GenerationConfig()
+    try:
+        yield inner.generate
+    finally:
+        inner.generation_config = own
+
+
 def train_through(model: PeftModel, gradient_checkpointing: bool) -> None:
     """Make the model ready for adapter training; with checkpointing, activations are recomputed layer by layer.
 

@@ -59,6 +59,8 @@ class Data:
         max_tokens: longer texts become overlapping windows of this many tokens.
         stride: tokens from the start of one window to the next; at most a window's length.
         prefix_tokens: tokens given before the model must recite the rest; at most half of a sequence.
+        written: this many texts more for the retain set, written by the base itself from pieces of it; for
+            method.retain_loss kl. They hold what stands near the forget set where no file has text.
     """
 
     forget: Source
@@ -69,6 +71,7 @@ class Data:
     max_tokens: int = 200
     stride: int = 150
     prefix_tokens: int = 50
+    written: int = 0
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,9 @@ def checked(recipe: Recipe) -> Recipe:
         _require(recipe, key, lambda value: 0 < value <= 1, "above 0 and at most 1, or `reference`")
     for key in ("stop.extractable", "stop.longest_run", "stop.max_perplexity_increase"):
         _require(recipe, key, lambda value: value >= 0, "0 or more")
+    _require(recipe, "data.written", lambda value: value >= 0, "0 or more")
+    if recipe.data.written and recipe.data.retain is None:
+        raise RecipeError("recipe key data.written: the base writes on from data.retain; give that file or set it to 0")
     _require(recipe, "seed", lambda value: 0 <= value < 2**32, "0 or more, and below 2**32")
     if not recipe.evaluation.forms or len(set(recipe.evaluation.forms)) < len(recipe.evaluation.forms):
         raise RecipeError(

@@ -23,14 +23,14 @@ def duplicates(sequences: datasets.Dataset, n: int = 20) -> list[tuple[str, str]
     Runs are compared by 64-bit hashes: a false pair has a chance of 3 in a million among 10 million different runs.
     What all of m documents share makes m (m - 1) / 2 pairs, so a long boilerplate in a large set makes a long list.
     """
-    names, hashes, owners = _grams(sequences, n, _bos_tokens(sequences))
+    names, hashes, owners = _grams(sequences, n, bos_tokens(sequences))
     pairs = {pair for group in _groups(hashes, owners) for pair in combinations(group, 2)}
     return sorted((min(names[i], names[j]), max(names[i], names[j])) for i, j in pairs)
 
 
 def overlaps(sequences: datasets.Dataset, others: datasets.Dataset, n: int = 20) -> list[tuple[str, str]]:
     """Pairs (document of `sequences`, document of `others`) that share a run of `n` tokens; see `duplicates`."""
-    bos = _bos_tokens(sequences) | _bos_tokens(others)
+    bos = bos_tokens(sequences) | bos_tokens(others)
     names, hashes, owners = _grams(sequences, n, bos)
     other_names, other_hashes, other_owners = _grams(others, n, bos)
     owners = np.concatenate([owners, other_owners + len(names)])
@@ -41,7 +41,8 @@ def overlaps(sequences: datasets.Dataset, others: datasets.Dataset, n: int = 20)
     return sorted((names[i], other_names[j - len(names)]) for i, j in pairs)
 
 
-def _bos_tokens(sequences: datasets.Dataset) -> set[int]:
+def bos_tokens(sequences: datasets.Dataset) -> set[int]:
+    """The tokens that were put before every text of the set: one, or none."""
     return {int(token) for token in re.findall(re.escape(DESCRIPTION) + r"(\d+)", sequences.info.description)}
 
 

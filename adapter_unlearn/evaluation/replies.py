@@ -6,14 +6,13 @@ import json
 import string
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
 
-from adapter_unlearn import assets
+from adapter_unlearn import assets, models
 from adapter_unlearn.errors import InputError
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def _answer(
     )
     replies: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
-    with _generator(model) as generate:
+    with models.generator(model) as generate:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             longest = max(len(prompts[i]) for i in batch)
@@ -187,22 +186,3 @@ def _answer(
             for i, row in zip(batch, made[:, longest:].tolist(), strict=True):
                 replies[i] = row[: row.index(end)] if end in row else row
     return replies
-
-
-@contextmanager
-def _generator(model: Any) -> Iterator[Any]:
-    """The model's `generate`; within, nothing is set that is not said in the call.
-
-    transformers fills every setting that a call leaves open from the model's own generation config, for example a
-    repetition penalty. Adapters sit in the layers of the base, so its `generate` is theirs too; that of PEFT would
-    put the config back.
-    """
-    from peft import PeftModel
-    from transformers import GenerationConfig
-
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    own, inner.generation_config = inner.generation_config, GenerationConfig()
-    try:
-        yield inner.generate
-    finally:
-        inner.generation_config = own

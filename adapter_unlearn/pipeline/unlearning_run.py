@@ -30,7 +30,7 @@ from adapter_unlearn.pipeline.common import (
 )
 from adapter_unlearn.reporting import write
 from adapter_unlearn.reporting.progress import Progress
-from adapter_unlearn.unlearning import loop, methods, stages, stopping
+from adapter_unlearn.unlearning import loop, methods, stages, stopping, written
 from adapter_unlearn.unlearning.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -122,11 +122,16 @@ def _train(
     place: Path,
 ) -> stages.Trained:
     """Run the method's stages, with the base's measurement as where they start."""
+    retain = given.retain
+    if run.data.written and retain is not None:
+        retain = written.with_written(
+            model, retain, given.forget, run.data.written, run.evaluation.batch_size, run.seed, accelerator
+        )
     task = loop.Task(
         given.forget,
         before.forget,
         bounds,
-        given.retain,
+        retain,
         given.validation,
         before.perplexities.get("validation"),
         before.reference,
