@@ -97,7 +97,9 @@ def test_matching_is_exact_too(settings, write_rows, tmp_path):
     method = {"name": "match", "retain_weight": 2.0, "retain_sequences": 2}
     whole, halves, shared = settings("whole", 8, method), settings("halves", 3, method), settings("shared", 3, method)
     for run in (whole, halves, shared):
-        run["data"]["reference"] = write_rows("reference.jsonl", random_rows(9, (30, 20, 25, 41)))
+        run["data"]["reference"] = write_rows(
+            "reference.jsonl", random_rows(9, (30, 20, 25, 41, 1))
+        )  # one has no score
         run["training"] |= {"learning_rate_decay": 0.5, "max_epochs": 6, "sequences_per_step": 5}
         run["stop"] |= {"early": False, "mean_below": 0.9}
         run["evaluation"] = {"bounds": "paper"}

@@ -415,11 +415,22 @@ def test_not_early_all_epochs_are_trained_and_the_best_of_those_where_the_goal_h
 
 def test_not_early_and_never_reached(problem):
     model, task = problem()
-    training = Training(learning_rate=5e-3, max_epochs=4, batch_size=5)
+    training = Training(learning_rate=5e-3, max_epochs=12, batch_size=5)
     outcome = run(model, task, methods.ga()[0], stopping.Goal(mean_below=0.0), training=training, early=False)
-    assert len(outcome.log) == 5 and not outcome.goal_reached
-    assert outcome.kept_epoch == min(outcome.log, key=stopping.merit)["epoch"]
-    assert outcome.stopped_because.startswith("4 epochs passed before the stop rule held.")
+    assert len(outcome.log) == 13 and not outcome.goal_reached
+    assert outcome.kept_epoch == min(outcome.log, key=stopping.merit)["epoch"] < 12
+    assert outcome.stopped_because.startswith("12 epochs passed before the stop rule held.")
+
+
+def test_not_early_and_held_for_a_while_only(problem, monkeypatch):
+    """Epochs in which the goal no longer holds are not kept, though they have fewer outliers."""
+    model, task = problem()
+    monkeypatch.setattr(stopping, "reached", lambda goal, record: record["epoch"] in (2, 3))
+    training = Training(learning_rate=5e-3, max_epochs=8, batch_size=5)
+    outcome = run(model, task, methods.ga()[0], training=training, early=False)
+    assert len(outcome.log) == 9 and outcome.goal_reached
+    assert outcome.kept_epoch == min(outcome.log[2:4], key=stopping.merit)["epoch"]
+    assert min(outcome.log, key=stopping.merit)["epoch"] > 3
 
 
 def test_not_early_keeps_to_the_budget(problem):
