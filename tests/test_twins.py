@@ -203,3 +203,29 @@ def test_token_levels_are_those_of_the_model_s_own_logits(memorizers, monkeypatc
     assert np.abs(with_adapter[0] - expected[0]).max() > 0.1, "beneath names the adapters that the reference has"
     alone = step.token_levels(model, as_sequences(rows[:1]), 2)
     assert np.abs(alone[0] - expected[0]).max() < 1e-3
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 9), st.floats(0, 1)), min_size=1, max_size=6),
+    st.integers(0, 9),
+)
+def test_what_is_missed_is_asked_for_little_by_little(rows, seed):
+    """A loss below the twin's lowers the log-probabilities asked for, an accuracy above it the margins."""
+    generator = np.random.default_rng(seed)
+    wanted = [np.sort(generator.normal(-1, 3, size=(int(generator.integers(1, 9)), 2)), axis=0) for _ in rows]
+    extra = np.array([row[:2] for row in rows])
+    now = frame([(accuracy, loss) for *_, loss, accuracy in rows])
+    found = twins.pressed(extra, now, wanted)
+    for before, after, levels, (*_, loss, accuracy) in zip(extra, found, wanted, rows):
+        twin_loss = -sum(levels[:, 0]) / len(levels)
+        twin_accuracy = sum(margin > 0 for margin in levels[:, 1]) / len(levels)
+        misses = (0.2 * (twin_loss - loss), 1.0 * (accuracy - twin_accuracy))
+        steps = [min(max(miss, -twins.STEP), twins.STEP) for miss in misses]
+        assert after == pytest.approx([min(max(b + s, -1.0), 1.0) for b, s in zip(before, steps)])
+
+
+def test_a_row_like_its_twin_is_asked_for_no_more_and_one_without_a_twin_for_nothing():
+    twin = np.array([[-3.0, -1.0], [-1.0, 0.5]])
+    now = frame([(0.5, 2.0), (NAN, NAN)])
+    found = twins.pressed(np.array([[0.3, -0.2], [0.0, 0.0]]), now, [twin, np.zeros((0, 2))])
+    assert found.tolist() == [[0.3, -0.2], [0.0, 0.0]]
