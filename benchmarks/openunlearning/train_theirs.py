@@ -12,9 +12,9 @@ The settings are those that its configs/unlearn.yaml, configs/experiment/unlearn
 configs/trainer/TRAINER.yaml come to (the loss's weights and betas, batches of 8 × 4 accumulated, AdamW without a change
 to its betas, weight decay 0.01, linear decay after one epoch of warm-up, gradients clipped at norm 1, seed 0), but for:
 
-- float32 on a CPU, not bf16; `adamw_torch`, not `paged_adamw_32bit`, which is the same rule with its state on a GPU.
-- The learning rates: 1e-4, 3e-4 and 1e-3, not 1e-5, at which a model as small as this hardly moves.
-- 20 epochs, not 10: 64 sequences in batches of 32 are 2 steps an epoch, and TOFU's forget10 has 12.
+- float32 on a CPU, not bf16; `adamw_torch`, not `paged_adamw_32bit`, which pages its state of a GPU.
+- The learning rates: 1e-4, 3e-4 and 1e-3, not 1e-5, which is for models of a billion weights and more.
+- 20 epochs, not 10: 64 sequences in batches of 32 are only 2 steps an epoch.
 - The warm-up of one epoch is given in steps, because they divide by the number of GPUs to find it.
 - A checkpoint after every epoch; no evaluation of theirs, no tensorboard.
 - Each text is an item of its own, as token ids, every token but the first with a label and no end token appended: what
@@ -172,7 +172,7 @@ def main():
     given = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    theirs = load_theirs(given.checkout)  # before the processes part: importing takes longer than training
+    theirs = load_theirs(given.checkout)  # before the processes part: imported once, not twelve times
     for trainer in given.only:
         for learning_rate in LEARNING_RATES:
             place = given.output_dir / f"{trainer}-{learning_rate:g}"
