@@ -219,7 +219,7 @@ def test_what_is_missed_is_asked_for_little_by_little(rows, seed):
     for before, after, levels, (*_, loss, accuracy) in zip(extra, found, wanted, rows):
         twin_loss = -sum(levels[:, 0]) / len(levels)
         twin_accuracy = sum(margin > 0 for margin in levels[:, 1]) / len(levels)
-        misses = (0.2 * (twin_loss - loss), 1.0 * (accuracy - twin_accuracy))
+        misses = (0.4 * (twin_loss - loss), 2.0 * (accuracy - twin_accuracy))
         steps = [min(max(miss, -twins.STEP), twins.STEP) for miss in misses]
         assert after == pytest.approx([min(max(b + s, -1.0), 1.0) for b, s in zip(before, steps)])
 

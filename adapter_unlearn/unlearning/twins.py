@@ -21,7 +21,7 @@ CENTRAL = (0.20, 0.80)
 """Quantiles of the reference set's memorization accuracy between which a row may be a twin: nobody shall end as an
 outlier because its twin was one."""
 
-GAIN, STEP, MOST = np.array([0.2, 1.0]), 0.05, 1.0
+GAIN, STEP, MOST = np.array([0.4, 2.0]), 0.05, 1.0
 """How much of a miss is added to what is asked for, each epoch, in nats: of one nat of loss, and of an accuracy of one;
 the most that is added in an epoch, for early misses say nothing; and the most that is ever added."""
 
