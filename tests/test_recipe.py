@@ -10,7 +10,7 @@ from adapter_unlearn import RecipeError, load_recipe, recipe, shipped
 from adapter_unlearn.recipe import Data, Model, Recipe
 from adapter_unlearn.unlearning import methods
 
-COMMON = ("sga", "ga", "ta", "tau", "band", "graddiff", "npo")
+COMMON = ("sga", "ga", "match", "ta", "tau", "band", "graddiff", "npo")
 SMALLEST = "model: {name: m}\ndata: {forget: f.jsonl}\n"
 
 
