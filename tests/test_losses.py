@@ -19,6 +19,7 @@ from adapter_unlearn import load_base, models, score, scoring
 from adapter_unlearn.unlearning import methods, step
 from adapter_unlearn.unlearning.losses import LOSSES, levels, match, npo, simnpo, weighted_ascent
 from adapter_unlearn.unlearning.methods import Term
+from adapter_unlearn.unlearning.reference import States
 from adapter_unlearn.unlearning.selection import at_least
 from adapter_unlearn.unlearning.step import Part, backward, take_step, trainable
 
@@ -454,8 +455,9 @@ def test_the_reference_is_a_separately_loaded_base_bit_for_bit(memorizers, quant
     base = load_base(str(memorizers("llama")), quantization, "float32").eval()
     rows = random_rows(0)[:3]
     features, _, head = scoring.forward(base, rows, [1, 1, 1])
-    logits = step._reference(model, rows, [1, 1, 1], [])
-    assert torch.equal(logits(slice(0, 50)), head(features[:50]).detach())
+    states = States().of(model, as_sequences(rows), range(3), [])
+    assert torch.equal(states, features.detach())
+    assert torch.equal(step._reference_logits(model, states[:50], head, []), head(features[:50]).detach())
     assert model.training and {n for n, p in model.named_parameters() if p.requires_grad} == {
         n for n, _ in model.named_parameters() if "lora_" in n
     }
@@ -473,11 +475,41 @@ def test_a_carried_adapter_is_part_of_the_reference(memorizers, tmp_path):
             if ".carried." in name:
                 parameter.copy_(dict(carried.named_parameters())[name.replace(".carried.", ".adapter_0.")])
     rows = random_rows(0)[:3]
-    logits = step._reference(model, rows, [1, 1, 1], ["carried"])(slice(0, 80))
-    features, _, head = scoring.forward(carried, rows, [1, 1, 1])
-    assert torch.allclose(logits, head(features[:80]), atol=1e-6)
-    plain = step._reference(model, rows, [1, 1, 1], [])(slice(0, 80))
-    assert float((logits - plain).abs().max()) > 1e-2
+    states = States().of(model, as_sequences(rows), range(3), ["carried"])
+    features, _, _ = scoring.forward(carried, rows, [1, 1, 1])
+    assert torch.allclose(states, features, atol=1e-6)
+    assert float((states - States().of(model, as_sequences(rows), range(3), [])).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["kl", "undial", "match"])
+def test_states_are_computed_once_and_change_nothing(memorizers, monkeypatch, name):
+    rows = random_rows(0)[:6]
+    twins, forwards, weights = some_twins([len(row) - 1 for row in rows]), [], []
+    forward = scoring.forward
+    monkeypatch.setattr(scoring, "forward", lambda *args: forwards.append(torch.is_grad_enabled()) or forward(*args))
+    for states in (None, States()):
+        model = with_adapter(memorizers)
+        optimizer = torch.optim.SGD(trainable(model), 0.1)
+        forwards.clear()
+        for chosen in ([0, 1, 2, 3], [3, 1, 4, 0], [0, 4, 1, 2]):  # other rows together, in another order
+            part = Part(term(name), as_sequences(rows), chosen, None, twins, states)
+            take_step(model, optimizer, [part], 2, Accelerator())
+        assert forwards.count(True) == 6, "three steps of two batches"
+        assert forwards.count(False) == (6 if states is None else 3), "row 4 alone was new in the second step"
+        weights.append(torch.cat([p.detach().flatten() for p in trainable(model)]))
+    assert torch.allclose(*weights, atol=1e-6)
+    assert states.kept.keys() == {0, 1, 2, 3, 4}
+
+
+def test_states_beyond_their_room_are_computed_anew(memorizers):
+    model, rows = with_adapter(memorizers), random_rows(0)[:5]
+    whole = States().of(model, as_sequences(rows), range(5), [])
+    sizes = [(len(row) - 1) * 64 * 4 for row in rows]
+    states = States(most=sizes[0] + sizes[1] + sizes[4])
+    for _ in range(2):
+        assert torch.allclose(states.of(model, as_sequences(rows), range(5), []), whole, atol=1e-6)
+    assert sum(state.untyped_storage().nbytes() for state in states.kept.values()) <= sizes[0] + sizes[1] + sizes[4]
+    assert 0 < len(states.kept) < 5
 
 
 def test_an_output_layer_that_is_trained_too(memorizers):

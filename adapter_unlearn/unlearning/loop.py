@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from adapter_unlearn import measuring, models, scoring
 from adapter_unlearn.memorization import outliers
 from adapter_unlearn.unlearning import stopping, twins
 from adapter_unlearn.unlearning.losses import LOSSES
+from adapter_unlearn.unlearning.reference import States
 from adapter_unlearn.unlearning.selection import Known
 from adapter_unlearn.unlearning.step import Part, take_step, token_levels, trainable
 
@@ -93,11 +94,13 @@ class Reference:
         adapters: the names of those beneath; with none it is the base.
         log_p: the log-likelihood it gives each forget sequence, in nats; it never changes, so it is had only once.
         twins: the levels that each forget sequence shall come to; None where no loss asks for them.
+        states: the hidden states it gives the sequences of each set, kept for the losses that ask for them.
     """
 
     adapters: list[str]
     log_p: np.ndarray
     twins: list[np.ndarray] | None = None
+    states: dict[str, States] = field(default_factory=lambda: {"forget": States(), "retain": States()})
 
 
 def base_outcome(task: Task) -> Outcome:
@@ -272,12 +275,13 @@ def _pass(
     norm = 0.0
     for step in range(steps):
         parts = [
-            Part(term, task.forget, split[step].tolist(), reference.log_p, reference.twins) for term, split in shares
+            Part(term, task.forget, split[step].tolist(), reference.log_p, reference.twins, reference.states["forget"])
+            for term, split in shares
         ]
         for term in retain_terms:
             assert task.retain is not None
             rows = term.select(Known(unscored, unscored), generator).tolist()
-            parts.append(Part(term, task.retain, rows))
+            parts.append(Part(term, task.retain, rows, states=reference.states["retain"]))
         losses, norm = take_step(model, optimizer, parts, training.batch_size, accelerator, reference.adapters)
         if not math.isfinite(norm):
             break

@@ -7,16 +7,17 @@ DistributedDataParallel: it hangs when a process has nothing selected, which is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
-from adapter_unlearn import models, scoring
+from adapter_unlearn import scoring
 from adapter_unlearn.unlearning.losses import LOSSES, cross_entropy, levels
+from adapter_unlearn.unlearning.reference import States, as_reference
 from adapter_unlearn.unlearning.twins import assigned
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Part:
         reference: log-likelihood of each of the set's sequences under the reference, in nats; None where no loss over
             sequences asks for it.
         twins: each of the set's sequences' levels to come to, from twins.levels; None where no loss asks for them.
+        states: the set's hidden states under the reference, kept from step to step; None computes them anew.
     """
 
     term: Term
@@ -44,6 +46,7 @@ class Part:
     rows: Sequence[int]
     reference: np.ndarray | None = None
     twins: Sequence[np.ndarray] | None = None
+    states: States | None = None
 
 
 def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -85,8 +88,10 @@ def take_step(
         for batch in scoring.batches(part.sequences, share, scoring.rows_per_forward(model, batch_size)):
             known = None if part.reference is None else part.reference[batch]
             twins = None if part.twins is None else [part.twins[row] for row in batch]
+            asked = part.states if _wants_logits(part.term) else None
+            states = None if asked is None else asked.of(model, part.sequences, batch, beneath)
             weight = part.term.coefficient * most / count
-            total += backward(model, part.sequences.select(batch), part.term, weight, beneath, known, twins)
+            total += backward(model, part.sequences.select(batch), part.term, weight, beneath, known, twins, states)
         sums.append(total / count)
     gradients, sums = _add_up(trainable(model), sums, most, accelerator)
     norm = float(gradients.norm())
@@ -103,6 +108,7 @@ def backward(
     beneath: Sequence[str] = (),
     reference: np.ndarray | None = None,
     twins: Sequence[np.ndarray] | None = None,
+    states: torch.Tensor | None = None,
 ) -> float:
     """Add the gradient of weight x (sum of the term's losses) to the trainable parameters; return the sum.
 
@@ -118,11 +124,13 @@ def backward(
         beneath: the adapters of the reference model.
         reference: the sequences' log-likelihoods under it, for a loss over sequences that asks for them, shape (rows,).
         twins: the sequences' levels to come to, each of shape (its tokens, 2), for a loss that asks for them.
+        states: their hidden states under the reference, from States.of; None computes them if the loss asks for them.
     """
     loss, options = LOSSES[term.loss], term.options
     rows, starts = sequences["input_ids"], sequences["scored_from"]
-    wants_logits = loss.over == "tokens" and loss.reference
-    reference_logits = _reference(model, rows, starts, beneath) if wants_logits else None
+    if states is None and _wants_logits(term):
+        with as_reference(model, beneath):
+            states, _, _ = scoring.forward(model, rows, starts)
     features, labels, head = scoring.forward(model, rows, starts)
     parts = scoring.chunks(features, scoring.vocabulary_of(model))
     sequence_losses, slopes = None, None
@@ -138,7 +146,7 @@ def backward(
         if slopes is not None:
             value = (slopes[part] * cross_entropy(logits, labels[part])).sum()
         else:
-            others = [reference_logits(part)] if reference_logits else []
+            others = [] if states is None else [_reference_logits(model, states[part].to(leaf.device), head, beneath)]
             others += [] if wanted is None else [wanted[part].to(logits.device)]
             value = loss.function(logits, labels[part], *others, **options).sum()
         (weight * value).backward()
@@ -154,7 +162,7 @@ def token_levels(
 ) -> list[np.ndarray]:
     """Each sequence's losses.levels under the reference model, shape (its tokens to predict, 2)."""
     found: dict[int, np.ndarray] = {}
-    with _as_reference(model, beneath):
+    with as_reference(model, beneath):
         indices = list(range(len(sequences)))
         for batch in scoring.batches(sequences, indices, scoring.rows_per_forward(model, batch_size)):
             chosen = sequences.select(batch)
@@ -190,30 +198,18 @@ def _slopes(
     return values.detach(), -slopes.repeat_interleave(numbers)
 
 
-def _reference(
-    model: torch.nn.Module, rows: Sequence[Sequence[int]], starts: Sequence[int], beneath: Sequence[str]
-) -> Callable[[slice], torch.Tensor]:
-    """The reference model's logits of a chunk of a batch; what is kept of it are its hidden states."""
-    with _as_reference(model, beneath):
-        features, _, head = scoring.forward(model, rows, starts)
-
-    def logits(part: slice) -> torch.Tensor:
-        with _as_reference(model, beneath):  # again, for the output layer may carry the adapter too
-            return head(features[part]).float()
-
-    return logits
+def _wants_logits(term: Term) -> bool:
+    """Whether its loss asks for what the reference says of each token."""
+    return LOSSES[term.loss].over == "tokens" and LOSSES[term.loss].reference
 
 
-@contextmanager
-def _as_reference(model: torch.nn.Module, beneath: Sequence[str]) -> Iterator[None]:
-    """Within, the model is what it was before the adapter that is trained: without dropout, without gradients."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), models.active(model, beneath):
-            yield
-    finally:
-        model.train(was_training)
+def _reference_logits(
+    model: torch.nn.Module, states: torch.Tensor, head: scoring.Head, beneath: Sequence[str]
+) -> torch.Tensor:
+    """Of some tokens, from their hidden states; the output layer may carry the adapter too, then it is put aside."""
+    carries = isinstance(head, torch.nn.Module) and any(isinstance(layer, BaseTunerLayer) for layer in head.modules())
+    with as_reference(model, beneath) if carries else torch.no_grad():
+        return head(states).float()
 
 
 def _add_up(
