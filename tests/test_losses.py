@@ -22,6 +22,7 @@ from adapter_unlearn.unlearning.methods import Term
 from adapter_unlearn.unlearning.reference import States
 from adapter_unlearn.unlearning.selection import at_least
 from adapter_unlearn.unlearning.step import Part, backward, take_step, trainable
+from adapter_unlearn.unlearning.twins import Twin
 
 TOKENS = sorted(name for name, loss in LOSSES.items() if loss.over == "tokens")
 SEQUENCES = sorted(name for name, loss in LOSSES.items() if loss.over == "sequences")
@@ -37,9 +38,10 @@ def huber(x):
 
 
 def naive_match(logits, label, reference, wanted, others=1.0):
-    """The label's log-probability and margin to what is wanted, the others' shares to what they were."""
+    """The label's log-probability and margin to what is wanted, weighed; the others' shares to what they were."""
     margin = logits[label] - max(logits[:label] + logits[label + 1 :])
-    distance = huber(math.log(probabilities(logits)[label]) - wanted[0]) + huber(margin - wanted[1])
+    misses = (math.log(probabilities(logits)[label]) - wanted[0], margin - wanted[1])
+    distance = sum(weight * huber(miss) for weight, miss in zip(wanted[2:], misses))
     p, q = (probabilities(z[:label] + z[label + 1 :]) for z in (logits, reference))
     return distance + others * sum(b * math.log(b / a) for a, b in zip(p, q))
 
@@ -75,12 +77,14 @@ def tensors(n=6, vocabulary=5, seed=0, scale=2.0):
     logits = scale * torch.randn(n, vocabulary, generator=generator, dtype=torch.float64)
     reference = scale * torch.randn(n, vocabulary, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, vocabulary, (n,), generator=generator)
-    return logits, labels, reference, scale * torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    wanted = scale * torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    weights = torch.rand(n, 2, generator=generator, dtype=torch.float64) + 0.5
+    return logits, labels, reference, torch.cat([wanted, weights], 1)
 
 
 def call(name, logits, labels, reference, wanted, **options):
     others = [reference] if LOSSES[name].reference else []
-    others += [wanted] if LOSSES[name].twin else []
+    others += [wanted[:, :2], wanted[:, 2:]] if LOSSES[name].twin else []
     return LOSSES[name].function(logits, labels, *others, **options)
 
 
@@ -167,7 +171,7 @@ def test_limits_are_finite_and_right(name):
     logits = torch.zeros(2, 4)
     logits[0, 1] = logits[1, 2] = CERTAIN
     logits.requires_grad_()
-    found = call(name, logits, torch.tensor([1, 1]), torch.zeros(2, 4), torch.zeros(2, 2))
+    found = call(name, logits, torch.tensor([1, 1]), torch.zeros(2, 4), torch.tensor([[0.0, 0, 1, 1]] * 2))
     assert found.tolist() == pytest.approx(LIMITS[name], rel=1e-3, abs=1e-6)
     found.sum().backward()
     steepest = float(logits.grad.abs().max())
@@ -187,7 +191,7 @@ def test_match_has_a_gradient_wherever_model_and_reference_are_certain(dtype, kn
     if known is not None:
         reference[0, known] = 3e4
     leaf.requires_grad_()
-    loss = match(leaf.float(), torch.tensor([1]), reference.float(), torch.tensor([[-2.0, -1.0]]))
+    loss = match(leaf.float(), torch.tensor([1]), reference.float(), torch.tensor([[-2.0, -1.0]]), torch.ones(1, 2))
     loss.sum().backward()
     assert loss.isfinite().all() and leaf.grad.isfinite().all()
     label = float(leaf.grad[0, 1])
@@ -204,11 +208,11 @@ def test_match_has_a_gradient_wherever_model_and_reference_are_certain(dtype, kn
 @given(st.integers(0, 10_000), st.floats(0, 5))
 def test_match_rests_where_all_is_as_wanted(seed, others):
     """No loss and no gradient, whichever shares the label has: only the other tokens' proportions are kept."""
-    logits, labels, *_ = tensors(seed=seed)
+    logits, labels, _, wanted = tensors(seed=seed)
     reference = logits.clone()
     reference.scatter_(1, labels[:, None], 7.0)  # the reference's own label does not count
     logits.requires_grad_()
-    loss = match(logits, labels, reference, levels(logits.detach(), labels), others)
+    loss = match(logits, labels, reference, levels(logits.detach(), labels), wanted[:, 2:], others)
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([0.0] * len(labels), abs=1e-12)
     assert float(logits.grad.abs().max()) < 1e-9
@@ -237,7 +241,7 @@ def test_nothing_to_predict_is_no_loss(name):
     """Rows that are all prompt leave no token in a chunk, and no sequence in a mean."""
     shape = (0, 4) if name in TOKENS else (0,)
     scores, reference = torch.zeros(shape, requires_grad=True), torch.zeros(shape)
-    nothing = call(name, scores, torch.zeros(0, dtype=torch.long), reference, torch.zeros(0, 2))
+    nothing = call(name, scores, torch.zeros(0, dtype=torch.long), reference, torch.zeros(0, 4))
     nothing.sum().backward()
     assert nothing.shape == (0,) and nothing.sum().item() == 0 and scores.grad.shape == shape
 
@@ -307,19 +311,23 @@ def log_likelihoods(model, rows):
 
 
 def some_twins(lengths, seed=0):
-    """Levels to come to, every column ascending; on both sides of what the memorizers have."""
+    """Levels to come to, every column ascending, on both sides of what the memorizers have; each row weighs its own."""
     generator = np.random.default_rng(seed)
-    return [np.sort(generator.normal(-2.0, 3.0, (length, 2)), axis=0) for length in lengths]
+    return [
+        Twin(np.sort(generator.normal(-2.0, 3.0, (length, 2)), axis=0), generator.uniform(0.5, 2.0, 2))
+        for length in lengths
+    ]
 
 
 def naive_wanted(logits, labels, twin):
-    """The k-th of a twin's levels for the token that has the k-th now, one column after the other."""
-    wanted = torch.zeros(len(labels), 2)
+    """The k-th of a twin's levels for the token that has the k-th now, one column after the other; then its weights."""
+    wanted = torch.zeros(len(labels), 4)
+    wanted[:, 2:] = torch.tensor(twin.weights)
     now = levels(logits.detach(), labels).tolist()
     for column in (0, 1):
         ranked = sorted(range(len(labels)), key=lambda t: now[t][column])
         for k, t in enumerate(ranked):
-            wanted[t, column] = float(twin[k, column])
+            wanted[t, column] = float(twin.levels[k, column])
     return wanted
 
 
@@ -430,7 +438,7 @@ def test_match_sorts_within_each_sequence_and_a_prompt_is_no_part_of_it(memorize
         ids, kept = torch.tensor([row]), slice(prompt - 1, len(row) - 1)
         logits, reference = model(input_ids=ids).logits[0, kept], base(input_ids=ids).logits[0, kept].detach()
         wanted = naive_wanted(logits, ids[0, prompt:], twin)
-        total = total + match(logits, ids[0, prompt:], reference, wanted).sum() / sum(lengths)
+        total = total + call("match", logits, ids[0, prompt:], reference, wanted).sum() / sum(lengths)
     expected = torch.autograd.grad(total, trainable(model))
     part = Part(term("match"), sequences, [3, 1, 2, 0], None, twins)
     losses, _ = take_step(model, torch.optim.SGD(trainable(model), 0.0), [part], 2, Accelerator())

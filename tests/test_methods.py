@@ -190,10 +190,10 @@ def test_levels_to_come_to_are_those_of_the_model_the_stage_starts_from(problem)
         expected = twins.levels(pairs, tokens, token_levels(model, task.reference_sequences, 3, beneath))
         with models.active(model, [*beneath, adapter]):
             found[adapter] = loop._reference(model, adapter, matching, task, outcome.scored, 5).twins
-        assert [part.shape for part in found[adapter]] == [(n, 2) for n in tokens]
+        assert [part.levels.shape for part in found[adapter]] == [(n, 2) for n in tokens]
         for one, other in zip(found[adapter], expected):
-            assert np.abs(one - other).max() < 1e-3
-    assert np.abs(found["default"][0] - found["stage_1"][0]).max() > 0.1
+            assert np.abs(one.levels - other).max() < 1e-3 and one.weights.tolist() == [1.0, 1.0]
+    assert np.abs(found["default"][0].levels - found["stage_1"][0].levels).max() > 0.1
 
 
 def test_the_reference_is_the_model_the_stage_starts_from(problem):

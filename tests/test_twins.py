@@ -158,10 +158,11 @@ def test_a_sequence_like_its_twin_is_left_as_it_is(logits, seed):
     now = losses.levels(leaf.detach(), labels).numpy()
     (lent,) = twins.levels({0: 0}, [len(now)], [generator.permutation(now)])
     wanted = torch.tensor(twins.assigned(now, lent))
-    alone = losses.match(leaf, labels, torch.zeros_like(leaf), wanted, others=0.0)
+    weights = torch.tensor(generator.uniform(0.5, 2.0, wanted.shape))
+    alone = losses.match(leaf, labels, torch.zeros_like(leaf), wanted, weights, others=0.0)
     (pull,) = torch.autograd.grad(alone.sum(), leaf)
     assert float(alone.detach().abs().max()) < 1e-12 and float(pull.abs().max()) < 1e-6
-    both = losses.match(leaf, labels, torch.zeros_like(leaf), wanted)
+    both = losses.match(leaf, labels, torch.zeros_like(leaf), wanted, weights)
     left = leaf.detach().scatter(1, labels[:, None], -math.inf).log_softmax(-1)
     divergence = [-math.log(6) - sum(v for v in row if v > -math.inf) / 6 for row in left.tolist()]
     assert both.tolist() == pytest.approx(divergence, abs=1e-9)
@@ -205,27 +206,44 @@ def test_token_levels_are_those_of_the_model_s_own_logits(memorizers, monkeypatc
     assert np.abs(alone[0] - expected[0]).max() < 1e-3
 
 
-@given(
-    st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 9), st.floats(0, 1)), min_size=1, max_size=6),
-    st.integers(0, 9),
-)
-def test_what_is_missed_is_asked_for_little_by_little(rows, seed):
-    """A loss below the twin's lowers the log-probabilities asked for, an accuracy above it the margins."""
+# --- how hard they draw ---
+
+ASKED = st.tuples(st.floats(-1, 1), st.floats(-1, 1), st.floats(1, 20), st.floats(1, 20))
+
+
+@given(st.lists(st.tuples(ASKED, st.floats(0, 9), st.floats(0, 1)), min_size=1, max_size=6), st.integers(0, 9))
+def test_what_is_far_off_counts_more_and_what_is_near_is_aimed_beyond(rows, seed):
+    """Of too low a loss, or too high an accuracy, log-probabilities, or margins, are drawn down; and the other way."""
     generator = np.random.default_rng(seed)
-    wanted = [np.sort(generator.normal(-1, 3, size=(int(generator.integers(1, 9)), 2)), axis=0) for _ in rows]
-    extra = np.array([row[:2] for row in rows])
-    now = frame([(accuracy, loss) for *_, loss, accuracy in rows])
-    found = twins.pressed(extra, now, wanted)
-    for before, after, levels, (*_, loss, accuracy) in zip(extra, found, wanted, rows):
-        twin_loss = -sum(levels[:, 0]) / len(levels)
-        twin_accuracy = sum(margin > 0 for margin in levels[:, 1]) / len(levels)
-        misses = (0.4 * (twin_loss - loss), 2.0 * (accuracy - twin_accuracy))
-        steps = [min(max(miss, -twins.STEP), twins.STEP) for miss in misses]
-        assert after == pytest.approx([min(max(b + s, -1.0), 1.0) for b, s in zip(before, steps)])
+    lent = [np.sort(generator.normal(-1, 3, size=(int(generator.integers(1, 9)), 2)), axis=0) for _ in rows]
+    before = np.array([asked for asked, *_ in rows])
+    now = frame([(accuracy, loss) for _, loss, accuracy in rows])
+    found = twins.pressed(twins.Pressure(before[:, :2], before[:, 2:]), now, lent)
+    for old, more, weights, levels, (_, loss, accuracy) in zip(before, found.more, found.weights, lent, rows):
+        too_likely = -sum(levels[:, 0]) / len(levels) - loss
+        too_often = accuracy - sum(margin > 0 for margin in levels[:, 1]) / len(levels)
+        beyond = [
+            0.0 if abs(miss) >= near else min(max(gain * miss, -0.05), 0.05)
+            for miss, gain, near in ((too_likely, 0.4, 1.0), (too_often, 2.0, 0.2))
+        ]
+        assert more == pytest.approx([min(max(b + s, -1.0), 1.0) for b, s in zip(old[:2], beyond)])
+        gained = (0.1 * (abs(too_likely) - 1.0), 0.5 * (abs(too_often) - 0.2))
+        assert weights == pytest.approx([min(max(b + g, 1.0), 20.0) for b, g in zip(old[2:], gained)])
 
 
 def test_a_row_like_its_twin_is_asked_for_no_more_and_one_without_a_twin_for_nothing():
-    twin = np.array([[-3.0, -1.0], [-1.0, 0.5]])
+    twin, none = np.array([[-3.0, -1.0], [-1.0, 0.5]]), np.zeros((0, 2))
     now = frame([(0.5, 2.0), (NAN, NAN)])
-    found = twins.pressed(np.array([[0.3, -0.2], [0.0, 0.0]]), now, [twin, np.zeros((0, 2))])
-    assert found.tolist() == [[0.3, -0.2], [0.0, 0.0]]
+    pressure = twins.Pressure(np.array([[0.3, -0.2], [0.0, 0.0]]), np.array([[4.0, 1.0], [1.0, 1.0]]))
+    found = twins.pressed(pressure, now, [twin, none])
+    assert found.more.tolist() == pressure.more.tolist()
+    assert found.weights.tolist() == [[3.9, 1.0], [1.0, 1.0]]
+    first, second = twins.asked([twin, none], found)
+    assert first.levels.tolist() == [[-3.3, -0.8], [-1.3, 0.7]] and first.weights.tolist() == [3.9, 1.0]
+    assert second.levels.shape == (0, 2)
+
+
+def test_every_run_starts_with_the_twins_own_levels():
+    lent = [np.array([[-3.0, -1.0], [-1.0, 0.5]])]
+    ((levels, weights),) = twins.asked(lent, twins.no_pressure(1))
+    assert levels.tolist() == lent[0].tolist() and weights.tolist() == [1.0, 1.0]

@@ -152,6 +152,14 @@ def test_merit_is_outliers_then_perplexity():
     assert min(epochs, key=stopping.merit) is epochs[2]
 
 
+def test_of_epochs_without_outliers_the_one_that_is_told_apart_least_then_perplexity():
+    """Within 0.1 of 0.5 nobody is told apart; a log without a reference set has no such figure."""
+    epochs = [record(perplexity=p) | {"membership_auc_loss": a} for a, p in ((0.8, 1), (0.25, 2), (0.58, 9), (0.41, 8))]
+    assert [epochs.index(one) for one in sorted(epochs, key=stopping.merit)] == [3, 2, 1, 0]
+    assert stopping.merit(record() | {"membership_auc_loss": None}) == stopping.merit(record())
+    assert stopping.merit(record(high=2) | {"membership_auc_loss": 0.5}) > stopping.merit(epochs[0])
+
+
 # --- one step ---
 
 

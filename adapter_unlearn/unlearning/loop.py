@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from adapter_unlearn.recipe import Training
     from adapter_unlearn.unlearning.methods import Stage, Term
     from adapter_unlearn.unlearning.stopping import Goal
+    from adapter_unlearn.unlearning.twins import Twin
 
 METRICS = ("memorization_accuracy", "extractable", "longest_verbatim_run", "loss")
 
@@ -93,13 +94,13 @@ class Reference:
     Attributes:
         adapters: the names of those beneath; with none it is the base.
         log_p: the log-likelihood it gives each forget sequence, in nats; it never changes, so it is had only once.
-        twins: the levels that each forget sequence shall come to; None where no loss asks for them.
+        twins: what each forget sequence shall come to; None where no loss asks for it.
         states: the hidden states it gives the sequences of each set, kept for the losses that ask for them.
     """
 
     adapters: list[str]
     log_p: np.ndarray
-    twins: list[np.ndarray] | None = None
+    twins: list[Twin] | None = None
     states: dict[str, States] = field(default_factory=lambda: {"forget": States(), "retain": States()})
 
 
@@ -159,7 +160,8 @@ def train(
         outcome.stopped_because = "The stop rule held before training; nothing was changed."
         return outcome
     reference = _reference(model, adapter, stage, task, scored, training.batch_size)
-    levels, extra = reference.twins, np.zeros((len(task.forget), 2))
+    lent = [twin.levels for twin in reference.twins or []]
+    pressure = twins.no_pressure(len(task.forget))
     past, first = 0, outcome.log[-1]["epoch"] + 1
     for epoch in range(first, first + training.max_epochs):
         started = time.monotonic()
@@ -179,9 +181,9 @@ def train(
                 outcome.stopped_because = f"Loss or weights were not finite in epoch {epoch}; lower the learning rate."
                 break
             perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
-        if levels is not None:
-            extra = twins.pressed(extra, scored, levels)
-            reference = replace(reference, twins=[rows - more for rows, more in zip(levels, extra)])
+        if lent:
+            pressure = twins.pressed(pressure, scored, lent)
+            reference = replace(reference, twins=twins.asked(lent, pressure))
         rest = {"stage": stage.name, "n_selected": selected, "loss": losses, "gradient_norm": norm}
         record = _record(epoch, scored, task, perplexity, started, **rest)
         if stopping.only_extraction_likelihood_is_open(goal, record):
@@ -241,7 +243,8 @@ def _reference(model: Any, adapter: str, stage: Stage, task: Task, scored: pd.Da
     if any(LOSSES[term.loss].twin for term in stage.terms):
         assert task.reference is not None and task.reference_sequences is not None, "checked with the recipe"
         never_seen = token_levels(model, task.reference_sequences, batch_size, beneath)
-        wanted = twins.levels(twins.pair(task.before, task.reference), tokens.tolist(), never_seen)
+        lent = twins.levels(twins.pair(task.before, task.reference), tokens.tolist(), never_seen)
+        wanted = twins.asked(lent, twins.no_pressure(len(lent)))
     return Reference(beneath, -scored["loss"].to_numpy(dtype=float) * tokens, wanted)
 
 
@@ -305,7 +308,13 @@ def _figures(scored: pd.DataFrame, task: Task) -> dict[str, Any]:
         "memorization_accuracy_max": float(np.nanmax(accuracy)),
         "extractable": int(scored["extractable"].sum()),
         "longest_verbatim_run_max": int(scored["longest_verbatim_run"].max()),
+        "membership_auc_loss": None if task.reference is None else _auc(scored["loss"], task.reference["loss"]),
     } | outliers.count(accuracy, before, task.bounds)
+
+
+def _auc(forget: pd.Series, reference: pd.Series) -> float:
+    """How well a loss tells what was learnt from what was never seen; the reference set's is the base's."""
+    return outliers.auc(-forget.to_numpy(dtype=float), -reference.to_numpy(dtype=float))
 
 
 def _ending(perplexity: float | None, started: float) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class Loss:
         function: the loss; its keyword parameters are the options a term may set.
         over: what it gives one number for.
         reference: it is given what the model says without the adapter, too.
-        twin: it is given levels of a never-seen sequence, too; for the forget set, and with a reference set only.
+        twin: it is given levels of a never-seen sequence and their weights, too; for the forget set, and with a
+            reference set only.
     """
 
     function: Callable[..., torch.Tensor]
@@ -106,16 +107,22 @@ def levels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def match(
-    logits: torch.Tensor, labels: torch.Tensor, reference: torch.Tensor, wanted: torch.Tensor, others: float = 1.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    reference: torch.Tensor,
+    wanted: torch.Tensor,
+    weights: torch.Tensor,
+    others: float = 1.0,
 ) -> torch.Tensor:
     """The label goes to the levels of a never-seen token; all other tokens keep their proportions (ours).
 
-    Huber distances (1 nat) of the label's log-probability and of its margin to what is wanted, plus `others` times
-    KL(reference || p) over the vocabulary without the label. `wanted` is a never-seen sequence's, the k-th level for
-    the token that has the k-th level now (see twins): the mean over a sequence is a Wasserstein distance, 0 when its
-    tokens are as probable, and as often right, as those of a text that the model never saw. Bounded below: it rests.
+    Huber distances (1 nat) of the label's log-probability and of its margin to what is wanted, each times its weight,
+    plus `others` times KL(reference || p) over the vocabulary without the label. `wanted` is a never-seen sequence's,
+    the k-th level for the token that has the k-th level now (see twins): the mean over a sequence is a Wasserstein
+    distance, 0 when its tokens are as probable, and as often right, as those of a text that the model never saw.
+    Bounded below: it rests.
     """
-    distance = F.smooth_l1_loss(levels(logits, labels), wanted, reduction="none").sum(-1)
+    distance = (weights * F.smooth_l1_loss(levels(logits, labels), wanted, reduction="none")).sum(-1)
     without = -math.inf
     kept = reference.scatter(1, labels[:, None], without).log_softmax(-1)
     left = logits.scatter(1, labels[:, None], without).log_softmax(-1)

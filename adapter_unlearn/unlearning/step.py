@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from adapter_unlearn import scoring
 from adapter_unlearn.unlearning.losses import LOSSES, cross_entropy, levels
 from adapter_unlearn.unlearning.reference import States, as_reference
-from adapter_unlearn.unlearning.twins import assigned
+from adapter_unlearn.unlearning.twins import Twin, assigned
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,7 +37,7 @@ class Part:
         rows: which of them.
         reference: log-likelihood of each of the set's sequences under the reference, in nats; None where no loss over
             sequences asks for it.
-        twins: each of the set's sequences' levels to come to, from twins.levels; None where no loss asks for them.
+        twins: what each of the set's sequences shall come to, from twins.asked; None where no loss asks for them.
         states: the set's hidden states under the reference, kept from step to step; None computes them anew.
     """
 
@@ -45,7 +45,7 @@ class Part:
     sequences: Dataset
     rows: Sequence[int]
     reference: np.ndarray | None = None
-    twins: Sequence[np.ndarray] | None = None
+    twins: Sequence[Twin] | None = None
     states: States | None = None
 
 
@@ -107,7 +107,7 @@ def backward(
     weight: float,
     beneath: Sequence[str] = (),
     reference: np.ndarray | None = None,
-    twins: Sequence[np.ndarray] | None = None,
+    twins: Sequence[Twin] | None = None,
     states: torch.Tensor | None = None,
 ) -> float:
     """Add the gradient of weight x (sum of the term's losses) to the trainable parameters; return the sum.
@@ -123,7 +123,7 @@ def backward(
         weight: factor of the gradient, not of what is returned.
         beneath: the adapters of the reference model.
         reference: the sequences' log-likelihoods under it, for a loss over sequences that asks for them, shape (rows,).
-        twins: the sequences' levels to come to, each of shape (its tokens, 2), for a loss that asks for them.
+        twins: what the sequences shall come to, for a loss that asks for it.
         states: their hidden states under the reference, from States.of; None computes them if the loss asks for them.
     """
     loss, options = LOSSES[term.loss], term.options
@@ -147,7 +147,7 @@ def backward(
             value = (slopes[part] * cross_entropy(logits, labels[part])).sum()
         else:
             others = [] if states is None else [_reference_logits(model, states[part].to(leaf.device), head, beneath)]
-            others += [] if wanted is None else [wanted[part].to(logits.device)]
+            others += [] if wanted is None else [values[part].to(logits.device) for values in wanted]
             value = loss.function(logits, labels[part], *others, **options).sum()
         (weight * value).backward()
         gradients.append(leaf.grad)
@@ -179,10 +179,13 @@ def _levels(features: torch.Tensor, labels: torch.Tensor, head: scoring.Head, pa
     return np.concatenate([np.zeros((0, 2), dtype=np.float32), *found])
 
 
-def _wanted(now: np.ndarray, twins: Sequence[np.ndarray]) -> torch.Tensor:
-    """What each token of a batch shall come to, shape (tokens, 2)."""
-    places = np.split(now, np.cumsum([len(twin) for twin in twins])[:-1])
-    return torch.tensor(np.concatenate([assigned(*pair) for pair in zip(places, twins)]), dtype=torch.float32)
+def _wanted(now: np.ndarray, twins: Sequence[Twin]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each token of a batch shall come to, and what its distances count; both of shape (tokens, 2)."""
+    lengths = [len(twin.levels) for twin in twins]
+    places = np.split(now, np.cumsum(lengths)[:-1])
+    wanted = np.concatenate([assigned(place, twin.levels) for place, twin in zip(places, twins)])
+    weights = np.repeat([twin.weights for twin in twins], lengths, axis=0)
+    return torch.tensor(wanted, dtype=torch.float32), torch.tensor(weights, dtype=torch.float32)
 
 
 def _slopes(

@@ -75,9 +75,18 @@ def within(budget: float | None, record: dict[str, Any], before: dict[str, Any])
     return bool(record["validation_perplexity"] <= before["validation_perplexity"] * (1 + budget))
 
 
-def merit(record: dict[str, Any]) -> tuple[float, float, float, float]:
-    """Sorts epochs, best first: fewest outliers, then fewest extractable, then perplexity, then mean accuracy."""
+TOLERANCE = 0.1
+"""How far from 0.5 the AUC of loss may be, and forget and reference set still count as alike."""
+
+
+def merit(record: dict[str, Any]) -> tuple[float, float, float, float, float]:
+    """Sorts epochs, best first: fewest outliers, fewest extractable, least told apart, then perplexity, mean accuracy.
+
+    Told apart from the reference set by loss, that is, and only by more than TOLERANCE; without one it does not count.
+    """
     outliers = record["outliers_high"] + record["outliers_low_new"]
+    told_apart = record.get("membership_auc_loss")
+    excess = 0.0 if told_apart is None else max(abs(told_apart - 0.5) - TOLERANCE, 0.0)
     perplexity = record["validation_perplexity"]
     perplexity = math.inf if perplexity is None else perplexity
-    return (outliers, record["extractable"], perplexity, record["memorization_accuracy_mean"])
+    return (outliers, record["extractable"], excess, perplexity, record["memorization_accuracy_mean"])

@@ -8,7 +8,8 @@ tokens have, so that the least is changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,9 +22,42 @@ CENTRAL = (0.20, 0.80)
 """Quantiles of the reference set's memorization accuracy between which a row may be a twin: nobody shall end as an
 outlier because its twin was one."""
 
+NEAR = np.array([1.0, 0.2])
+"""How far a row's loss (nats) and accuracy may miss its twin's to be near it. A distance that is linear beyond a nat
+pulls no harder for being longer, so what is farther off is made to count more, and only what is near is aimed beyond:
+anything else would pile up in vain, to be undone afterwards."""
+
 GAIN, STEP, MOST = np.array([0.4, 2.0]), 0.05, 1.0
-"""How much of a miss is added to what is asked for, each epoch, in nats: of one nat of loss, and of an accuracy of one;
-the most that is added in an epoch, for early misses say nothing; and the most that is ever added."""
+"""How much of a near miss is added to what is asked for, each epoch, in nats: of one nat of loss, and of an accuracy of
+one; the most that is added in an epoch, and ever."""
+
+RATE, HEAVIEST = np.array([0.1, 0.5]), 20.0
+"""How much of what a miss is more than near is added to what the distances count, each epoch; the most they count."""
+
+
+class Twin(NamedTuple):
+    """What a sequence shall come to: levels, shape (its tokens, 2), columns ascending; what each distance counts."""
+
+    levels: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """How hard each forget row is drawn to its twin; columns are for log-probabilities and for margins.
+
+    Attributes:
+        more: what is asked for beyond the twin's levels, shape (rows, 2), in nats.
+        weights: what the distances count, shape (rows, 2).
+    """
+
+    more: np.ndarray
+    weights: np.ndarray
+
+
+def no_pressure(rows: int) -> Pressure:
+    """Where every run starts: the twins' levels, each counting once."""
+    return Pressure(np.zeros((rows, 2)), np.ones((rows, 2)))
 
 
 def pair(forget: pd.DataFrame, reference: pd.DataFrame) -> dict[int, int]:
@@ -91,22 +125,31 @@ def assigned(now: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return found
 
 
-def pressed(extra: np.ndarray, now: pd.DataFrame, wanted: Sequence[np.ndarray]) -> np.ndarray:
-    """What to ask for beyond the twins' levels, so that they are reached although the retain set holds against it.
+def asked(lent: Sequence[np.ndarray], pressure: Pressure) -> list[Twin]:
+    """Each forget row's twin, from the levels that `levels` found."""
+    return [Twin(rows - more, weights) for rows, more, weights in zip(lent, pressure.more, pressure.weights)]
 
-    A weighted sum of two losses comes to rest where neither is content. So what is still missed is added up, epoch by
-    epoch, as in dual ascent on the constraint that a sequence's loss and accuracy are its twin's.
+
+def pressed(pressure: Pressure, now: pd.DataFrame, lent: Sequence[np.ndarray]) -> Pressure:
+    """Draw harder where a row still misses its twin, so that it gets there although the retain set holds against it.
+
+    A weighted sum of two losses comes to rest where neither is content. So this is dual ascent on the constraint that
+    a row's loss and accuracy are its twin's: while a row is far off its distances count more from epoch to epoch, once
+    it is near they count less again, and what it still misses is added to what is asked of it.
 
     Args:
-        extra: what was added so far, shape (rows, 2), in nats.
+        pressure: the last epoch's.
         now: the forget set's scores, with loss and memorization_accuracy.
-        wanted: the twins' levels, from `levels`: log-probabilities and margins.
+        lent: the twins' levels, from `levels`: log-probabilities and margins.
 
     Returns:
-        The same shape, within STEP of `extra` and MOST of 0; to be taken from the levels. 0 for rows
-        without a twin.
+        `more` within STEP of what it was and MOST of 0, `weights` from 1 to HEAVIEST. Rows without a twin stay as in
+        `no_pressure`.
     """
-    known = [len(twin) > 0 for twin in wanted]
-    twin = np.array([[-rows[:, 0].mean(), (rows[:, 1] > 0).mean()] if len(rows) else [0.0, 0.0] for rows in wanted])
+    known = np.array([len(rows) > 0 for rows in lent])[:, None]
+    twin = np.array([[-rows[:, 0].mean(), (rows[:, 1] > 0).mean()] if len(rows) else [0.0, 0.0] for rows in lent])
     miss = np.stack([twin[:, 0] - now["loss"], now["memorization_accuracy"] - twin[:, 1]], axis=1)
-    return np.where(np.array(known)[:, None], np.clip(extra + np.clip(GAIN * miss, -STEP, STEP), -MOST, MOST), 0.0)
+    step = np.where(np.abs(miss) < NEAR, np.clip(GAIN * miss, -STEP, STEP), 0.0)
+    more = np.clip(pressure.more + step, -MOST, MOST)
+    weights = np.clip(pressure.weights + RATE * (np.abs(miss) - NEAR), 1.0, HEAVIEST)
+    return Pressure(np.where(known, more, 0.0), np.where(known, weights, 1.0))
