@@ -144,7 +144,7 @@ def train(
 
     Returns:
         The outcome, with the log of the stages before. When the goal is not reached the best epoch within the budget is
-        kept: fewest outliers, then perplexity.
+        kept: see stopping.merit.
     """
     generator = np.random.default_rng(seed)
     learning_rate = stage.learning_rate or training.learning_rate
@@ -214,7 +214,7 @@ def train(
         held = "all were to be trained" if outcome.goal_reached else "before the stop rule held"
         outcome.stopped_because = f"{training.max_epochs} epochs passed{', ' if outcome.goal_reached else ' '}{held}."
     _restore(model, best[1])
-    outcome.stopped_because += f" The adapter of epoch {outcome.kept_epoch} was kept: fewest outliers, then perplexity."
+    outcome.stopped_because += f" The adapter of epoch {outcome.kept_epoch} was kept: {stopping.ORDER}."
     return outcome
 
 

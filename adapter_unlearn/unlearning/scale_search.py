@@ -22,7 +22,7 @@ def search(
     scales: Sequence[float] = SCALES,
     refinements: int = REFINEMENTS,
 ) -> tuple[float, list[dict[str, Any]]]:
-    """Find the scale with the fewest outliers within the budget; among equals, fewest extractable, then perplexity.
+    """Find the scale with the fewest outliers within the budget; among equals, see stopping.merit.
 
     Args:
         measure: scale -> a record of the model with the adapter at that scale (see stopping.merit).

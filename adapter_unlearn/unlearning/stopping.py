@@ -75,6 +75,9 @@ def within(budget: float | None, record: dict[str, Any], before: dict[str, Any])
     return bool(record["validation_perplexity"] <= before["validation_perplexity"] * (1 + budget))
 
 
+ORDER = "fewest outliers, then likest to never-seen text, then lowest perplexity"
+"""What `merit` goes by, for the user."""
+
 TOLERANCE = 0.1
 """How far from 0.5 the AUC of loss may be, and forget and reference set still count as alike."""
 
