@@ -31,8 +31,9 @@ GAIN, STEP, MOST = np.array([0.4, 2.0]), 0.05, 1.0
 """How much of a near miss is added to what is asked for, each epoch, in nats: of one nat of loss, and of an accuracy of
 one; the most that is added in an epoch, and ever."""
 
-RATE, HEAVIEST = np.array([0.1, 0.5]), 20.0
-"""How much of what a miss is more than near is added to what the distances count, each epoch; the most they count."""
+MET, RATE, HEAVIEST = NEAR / 4, np.array([0.1, 0.5]), 20.0
+"""The miss that is let pass; how much of what is missed beyond it is added to what the distances count, each epoch; the
+most they count."""
 
 
 class Twin(NamedTuple):
@@ -134,8 +135,8 @@ def pressed(pressure: Pressure, now: pd.DataFrame, lent: Sequence[np.ndarray]) -
     """Draw harder where a row still misses its twin, so that it gets there although the retain set holds against it.
 
     A weighted sum of two losses comes to rest where neither is content. So this is dual ascent on the constraint that
-    a row's loss and accuracy are its twin's: while a row is far off its distances count more from epoch to epoch, once
-    it is near they count less again, and what it still misses is added to what is asked of it.
+    a row's loss and accuracy are its twin's: while a row misses it its distances count more from epoch to epoch, and
+    less again once it is met; and what is nearly reached is aimed beyond.
 
     Args:
         pressure: the last epoch's.
@@ -151,5 +152,5 @@ def pressed(pressure: Pressure, now: pd.DataFrame, lent: Sequence[np.ndarray]) -
     miss = np.stack([twin[:, 0] - now["loss"], now["memorization_accuracy"] - twin[:, 1]], axis=1)
     step = np.where(np.abs(miss) < NEAR, np.clip(GAIN * miss, -STEP, STEP), 0.0)
     more = np.clip(pressure.more + step, -MOST, MOST)
-    weights = np.clip(pressure.weights + RATE * (np.abs(miss) - NEAR), 1.0, HEAVIEST)
+    weights = np.clip(pressure.weights + RATE * (np.abs(miss) - MET), 1.0, HEAVIEST)
     return Pressure(np.where(known, more, 0.0), np.where(known, weights, 1.0))
