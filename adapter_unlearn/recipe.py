@@ -98,7 +98,8 @@ class Training:
     """How an epoch's selection is stepped over.
 
     Args:
-        learning_rate: LoRA wants 10 to 100 times what full fine-tuning takes.
+        learning_rate: LoRA wants 10 to 100 times what full fine-tuning takes. auto takes a few steps at each of several
+            rates before a stage begins, and then the best of them; with an ascent that needs data.validation.
         learning_rate_decay: over this last share of max_epochs the learning rate falls in a line towards 0.
         max_epochs: an epoch scores all, selects, and passes once over the selection.
         batch_size: sequences in one forward and backward; it changes memory and speed, not the result.
@@ -107,7 +108,7 @@ class Training:
         gradient_checkpointing: recompute activations in the backward pass: less memory, a third more time.
     """
 
-    learning_rate: float = 3e-4
+    learning_rate: float | Literal["auto"] = 3e-4
     learning_rate_decay: float = 0.0
     max_epochs: int = 100
     batch_size: int = 8

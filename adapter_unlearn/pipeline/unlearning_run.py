@@ -30,7 +30,7 @@ from adapter_unlearn.pipeline.common import (
 )
 from adapter_unlearn.reporting import write
 from adapter_unlearn.reporting.progress import Progress
-from adapter_unlearn.unlearning import loop, methods, stages, stopping, written
+from adapter_unlearn.unlearning import loop, methods, rate_probe, stages, stopping, written
 from adapter_unlearn.unlearning.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
                 run_folder.write_json_lines(folder / "train_log.jsonl", trained.outcome.log)
                 if trained.scales:
                     run_folder.write_json_lines(folder / "scale_search.jsonl", trained.scales)
+                if trained.rates:
+                    run_folder.write_json_lines(folder / "rate_probe.jsonl", trained.rates)
                 run_folder.write_json(folder / run_folder.MANIFEST, about)
                 write.results(folder, found, trained.outcome.log, about, trained.scales)
                 write.card(folder, found.summary, about)
@@ -169,6 +171,15 @@ def _check_sets(run: Recipe) -> None:
         else:
             key, mend = "name", f"{name} trains on nothing else; give that file"
         raise RecipeError(f"recipe key method.{key}: needs data.retain; {mend}")
+    if run.training.learning_rate == "auto":
+        probed = [stage for stage in plan if stage.learning_rate is None]
+        missing = ["data.validation"] if run.data.validation is None else []
+        missing += ["stop.max_perplexity_increase"] if run.stop.max_perplexity_increase is None else []
+        if missing and not all(map(rate_probe.by_objective, probed)):
+            raise RecipeError(
+                f"recipe key training.learning_rate: auto with {name} takes the largest rate that keeps the validation"
+                f" perplexity within its budget; give {' and '.join(missing)}, or a number"
+            )
     if run.data.reference is None and any(stage.needs_reference for stage in plan):
         only = any(LOSSES[term.loss].twin for stage in plan for term in stage.terms)  # then no number would do
         mend = "give that file" if only else "give that file or numbers"

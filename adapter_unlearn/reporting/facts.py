@@ -75,6 +75,7 @@ def made(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     pairs = [
         ("method", _joined([method_name(manifest), _settings(method)])),
         ("stages", stages(manifest)),
+        ("learning rate", learning_rates(manifest)),
         ("stopped because", clean(outcome.get("stopped_because") or "")),
         ("epochs", _epochs(cost, outcome)),
         ("base model", _joined([base_name(manifest), base.get("revision")]) if base else ""),
@@ -101,6 +102,15 @@ def stages(manifest: dict[str, Any]) -> str:
         clean(part.get("stage") or "stage")
         + ("" if part.get("scale") in (1, None) else f" times {factor(part['scale'])}")
         for part in manifest.get("stages") or []
+    )
+
+
+def learning_rates(manifest: dict[str, Any]) -> str:
+    """What each stage was trained with, and whether it was found by a probe: `0.003, found by a probe`."""
+    return ", then ".join(
+        f"{rate:g}" + (", found by a probe" if part.get("learning_rate_probed") else "")
+        for part in manifest.get("stages") or []
+        if (rate := number(part.get("learning_rate"))) is not None
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import torch
 
 from adapter_unlearn import measuring, models, scoring
 from adapter_unlearn.memorization import outliers
-from adapter_unlearn.unlearning import stopping, twins
+from adapter_unlearn.unlearning import rate_probe, stopping, twins
 from adapter_unlearn.unlearning.losses import LOSSES
 from adapter_unlearn.unlearning.reference import States
 from adapter_unlearn.unlearning.selection import Known
@@ -146,9 +147,6 @@ def train(
         The outcome, with the log of the stages before. When the goal is not reached the best epoch within the budget is
         kept: see stopping.merit.
     """
-    generator = np.random.default_rng(seed)
-    learning_rate = stage.learning_rate or training.learning_rate
-    optimizer = OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
     before = start or base_outcome(task)
     outcome = replace(before, log=list(before.log), goal_reached=False)
     base, standing, scored = outcome.log[0], outcome.log[outcome.kept_epoch], outcome.scored
@@ -159,6 +157,10 @@ def train(
         outcome.goal_reached = True
         outcome.stopped_because = "The stop rule held before training; nothing was changed."
         return outcome
+    learning_rate = stage.learning_rate or training.learning_rate
+    assert learning_rate != "auto", "a probe put a number in its place"
+    generator = np.random.default_rng(seed)
+    optimizer = OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
     reference = _reference(model, adapter, stage, task, scored, training.batch_size)
     lent = [twin.levels for twin in reference.twins or []]
     pressure = twins.no_pressure(len(task.forget))
@@ -172,7 +174,7 @@ def train(
         if selections and not selected:
             outcome.stopped_because = f"After epoch {epoch - 1} no sequence was left to select."
             break
-        losses, norm = _pass(model, optimizer, stage, task, selections, reference, training, generator, accelerator)
+        losses, norm, _ = _pass(model, optimizer, stage, task, selections, reference, training, generator, accelerator)
         outcome.sequences_ascended += selected
         with models.scaled(model, adapter, stage.scale):
             scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
@@ -235,6 +237,86 @@ def measured_at(
     return {"scale": scale} | _figures(scored, task) | _ending(perplexity, started), scored
 
 
+def probing(
+    model: torch.nn.Module,
+    stage: Stage,
+    task: Task,
+    training: Training,
+    accelerator: Accelerator,
+    seed: int = 0,
+    adapter: str = "default",
+    start: Outcome | None = None,
+) -> Callable[[float], dict[str, Any]]:
+    """What some steps of a stage at a learning rate lead to, for rate_probe.search; all is then as it was.
+
+    Args:
+        model, stage, task, training, accelerator, seed, adapter, start: as for train.
+
+    Returns:
+        Learning rate -> a record: the objective (coefficient x loss, over the stage's terms) on rows that are the same
+        at every rate, and the validation perplexity, after `rate_probe.STEPS` steps as `train` would take them; after
+        none at rate 0. The objective is NaN if a step was not finite. Every call starts from the same adapter, the
+        same draws and a fresh optimizer. The twins' levels stay what they are at first.
+    """
+    standing = start or base_outcome(task)
+    with _taken_back(model):
+        reference = _reference(model, adapter, stage, task, standing.scored, training.batch_size)
+    fixed = np.random.default_rng(seed)
+    found = [(term, _some(rows, fixed)) for term, rows in _select(stage, task, standing.scored, fixed)]
+    found += [(term, _some(np.arange(len(task.retain or [])), fixed)) for term in _retain_terms(stage, task)]
+    judged = [_part(term, rows.tolist(), task, reference) for term, rows in found]
+
+    @_taken_back(model)
+    def measure(learning_rate: float) -> dict[str, Any]:
+        started = time.monotonic()
+        scored, taken, norm = standing.scored, 0, 0.0
+        generator = np.random.default_rng(seed)
+        optimizer = OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
+        while learning_rate and taken < rate_probe.STEPS and math.isfinite(norm):
+            selections = _select(stage, task, scored, generator)
+            if selections and not any(len(rows) for _, rows in selections):
+                break
+            most = rate_probe.STEPS - taken
+            _, norm, steps = _pass(
+                model, optimizer, stage, task, selections, reference, training, generator, accelerator, most
+            )
+            taken += steps
+            if taken < rate_probe.STEPS and selections:
+                with models.scaled(model, adapter, stage.scale):
+                    scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
+        model.eval()
+        still = torch.optim.SGD(trainable(model), 0.0)  # a step that goes nowhere tells the losses, added up as ever
+        losses, _ = take_step(model, still, judged, training.batch_size, accelerator, reference.adapters)
+        with models.scaled(model, adapter, stage.scale):
+            perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
+        objective = sum(part.term.coefficient * losses[part.term.name] for part in judged)
+        objective = objective if math.isfinite(norm) else math.nan
+        return {"steps": taken, "objective": objective, "loss": losses} | _ending(perplexity, started)
+
+    return measure
+
+
+def _some(rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """So many of the rows as a probe is judged by."""
+    return np.sort(generator.choice(rows, min(len(rows), rate_probe.ROWS), replace=False))
+
+
+@contextmanager
+def _taken_back(model: torch.nn.Module) -> Iterator[None]:
+    """On leaving, the adapter, its gradients, every module's mode and torch's random numbers are as they were."""
+    modes, before = [(module, module.training) for module in model.modules()], _snapshot(model)
+    devices = {parameter.device for parameter in trainable(model) if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            _restore(model, before)
+            for parameter in trainable(model):
+                parameter.grad = None
+            for module, mode in modes:
+                module.training = mode
+
+
 def _reference(model: Any, adapter: str, stage: Stage, task: Task, scored: pd.DataFrame, batch_size: int) -> Reference:
     """The reference of the stage that trains this adapter; `scored` is the forget set as that stage finds it."""
     tokens = np.array(scoring.predicted_tokens(task.forget))
@@ -266,29 +348,39 @@ def _pass(
     training: Training,
     generator: np.random.Generator,
     accelerator: Accelerator,
-) -> tuple[dict[str, float], float]:
-    """Pass once over the epoch's selection; return the last step's losses and its gradient norm."""
+    most: int | None = None,
+) -> tuple[dict[str, float], float, int]:
+    """Pass once over the epoch's selection, `most` steps if so many there are; the last step's losses, its gradient
+    norm, and the number of steps."""
     model.train()
     largest = max((len(rows) for _, rows in selections), default=0)
     steps = math.ceil(largest / (training.sequences_per_step or max(largest, 1))) or 1
     shares = [(term, np.array_split(generator.permutation(rows), steps)) for term, rows in selections]
-    retain_terms = [term for term in stage.terms if term.rows == "retain" and task.retain is not None]
     unscored = pd.DataFrame(index=range(len(task.retain or [])))
     losses: dict[str, float] = {}
-    norm = 0.0
-    for step in range(steps):
-        parts = [
-            Part(term, task.forget, split[step].tolist(), reference.log_p, reference.twins, reference.states["forget"])
-            for term, split in shares
-        ]
-        for term in retain_terms:
-            assert task.retain is not None
-            rows = term.select(Known(unscored, unscored), generator).tolist()
-            parts.append(Part(term, task.retain, rows, states=reference.states["retain"]))
+    norm, taken = 0.0, 0
+    for step in range(steps if most is None else min(most, steps)):
+        parts = [_part(term, split[step].tolist(), task, reference) for term, split in shares]
+        for term in _retain_terms(stage, task):
+            parts.append(_part(term, term.select(Known(unscored, unscored), generator).tolist(), task, reference))
         losses, norm = take_step(model, optimizer, parts, training.batch_size, accelerator, reference.adapters)
+        taken += 1
         if not math.isfinite(norm):
             break
-    return losses, norm
+    return losses, norm, taken
+
+
+def _retain_terms(stage: Stage, task: Task) -> list[Term]:
+    return [term for term in stage.terms if term.rows == "retain" and task.retain is not None]
+
+
+def _part(term: Term, rows: list[int], task: Task, reference: Reference) -> Part:
+    """What a term trains on in a step, with what its loss may ask for."""
+    states = reference.states[term.rows]
+    if term.rows == "forget":
+        return Part(term, task.forget, rows, reference.log_p, reference.twins, states)
+    assert task.retain is not None
+    return Part(term, task.retain, rows, states=states)
 
 
 def _record(

@@ -34,12 +34,15 @@ class Loss:
         reference: it is given what the model says without the adapter, too.
         twin: it is given levels of a never-seen sequence and their weights, too; for the forget set, and with a
             reference set only.
+        rests: where descending comes to rest: at a target, a model that is wanted; at a bound, which a ruined model
+            reaches too; or its value does not tell (never).
     """
 
     function: Callable[..., torch.Tensor]
     over: Literal["tokens", "sequences"] = "tokens"
     reference: bool = False
     twin: bool = False
+    rests: Literal["target", "bound", "never"] = "target"
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -160,11 +163,11 @@ def simnpo(log_p: torch.Tensor, lengths: torch.Tensor, beta: float = 4.5, margin
 LOSSES: dict[str, Loss] = {
     "nll": Loss(cross_entropy),
     "kl": Loss(kl, reference=True),
-    "npo": Loss(npo, over="sequences", reference=True),
-    "simnpo": Loss(simnpo, over="sequences"),
-    "ihl": Loss(inverted_hinge),
-    "wga": Loss(weighted_ascent),
+    "npo": Loss(npo, over="sequences", reference=True, rests="bound"),
+    "simnpo": Loss(simnpo, over="sequences", rests="bound"),
+    "ihl": Loss(inverted_hinge, rests="bound"),
+    "wga": Loss(weighted_ascent, rests="never"),
     "undial": Loss(undial, reference=True),
-    "me": Loss(maximum_entropy),
+    "me": Loss(maximum_entropy, rests="bound"),
     "match": Loss(match, reference=True, twin=True),
 }

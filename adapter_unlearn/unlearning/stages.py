@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapter_unlearn import arithmetic, models
-from adapter_unlearn.unlearning import loop, scale_search, stopping
+from adapter_unlearn.unlearning import loop, rate_probe, scale_search, stopping
 from adapter_unlearn.unlearning.stopping import Goal
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from adapter_unlearn.unlearning.loop import Outcome, Task
     from adapter_unlearn.unlearning.methods import Stages
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -27,14 +30,17 @@ class Trained:
     Attributes:
         folder: the adapter that ships, plain PEFT.
         outcome: of all stages together.
-        parts: each stage's name, the scale its adapter counts with, and why it ended.
+        parts: each stage's name, the scale its adapter counts with, its learning rate (None where the goal held
+            before a probe), whether a probe chose that, and why it ended.
         scales: a record for each scale of the last adapter that was measured; empty where none was searched.
+        rates: a record for each stage and learning rate that was measured; empty where none was probed.
     """
 
     folder: Path
     outcome: Outcome
     parts: list[dict[str, Any]]
     scales: list[dict[str, Any]]
+    rates: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(
@@ -63,11 +69,21 @@ def run(
     outcome: Outcome | None = None
     parts: list[dict[str, Any]] = []
     scales: list[dict[str, Any]] = []
+    rates: list[dict[str, Any]] = []
     for i, stage in enumerate(stages):
         name = "default" if i == 0 else f"stage_{i}"
         if i > 0:
             models.attach_next(model, name)
         levels = goal if stage.mean_below is None else Goal(mean_below=stage.mean_below)
+        standing = outcome or loop.base_outcome(task)
+        rate: float | Literal["auto"] | None = stage.learning_rate or training.learning_rate
+        probed = rate == "auto" and not stopping.reached(levels, standing.log[standing.kept_epoch])
+        if probed:
+            measure = loop.probing(model, stage, task, training, accelerator, seed, name, outcome)
+            rate, rows = rate_probe.search(measure, standing.log[0], budget, rate_probe.by_objective(stage))
+            rates += [{"stage": stage.name} | row for row in rows]
+            stage = replace(stage, learning_rate=rate)
+            log.info(rate_probe.told(rate, rows))
         outcome = loop.train(
             model,
             stage,
@@ -87,10 +103,19 @@ def run(
         if stage.search_scale:
             measuring = (model, name, task, training.batch_size, accelerator)
             scale, scales, outcome = _with_best_scale(measuring, outcome, goal, budget)
-        parts.append({"stage": stage.name, "adapter": name, "scale": scale, "ended": outcome.stopped_because})
+        parts.append(
+            {
+                "stage": stage.name,
+                "adapter": name,
+                "scale": scale,
+                "learning_rate": None if rate == "auto" else rate,
+                "learning_rate_probed": probed,
+                "ended": outcome.stopped_because,
+            }
+        )
         models.set_scale(model, name, scale)  # the next stage is trained on the model that this one leaves
     assert outcome is not None
-    return Trained(_sum(model, parts, place), outcome, parts, scales)
+    return Trained(_sum(model, parts, place), outcome, parts, scales, rates)
 
 
 def _with_best_scale(
