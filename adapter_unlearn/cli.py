@@ -382,7 +382,7 @@ def _recipes(call: Any) -> None:
 
 
 VERBS: dict[str, Verb] = {
-    "demo": Verb("unlearn the embedded default: the whole job in three minutes", _add_demo, _demo),
+    "demo": Verb("unlearn the embedded default: the whole job in two minutes", _add_demo, _demo),
     "score": Verb("measure how far each text of a file is memorized", _add_score, _score),
     "unlearn": Verb("train an unlearning adapter by a recipe, and prove it", _add_unlearn, _unlearn),
     "evaluate": Verb("measure a base with adapters on it, side by side", _add_evaluate, _evaluate),
