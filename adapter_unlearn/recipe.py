@@ -99,7 +99,8 @@ class Training:
 
     Args:
         learning_rate: LoRA wants 10 to 100 times what full fine-tuning takes. auto takes a few steps at each of several
-            rates before a stage begins, and then the best of them; with an ascent that needs data.validation.
+            rates before a stage begins, and then the best; it needs data.validation and stop.max_perplexity_increase,
+            but for match and undial with a retain_loss of kl.
         learning_rate_decay: over this last share of max_epochs the learning rate falls in a line towards 0.
         max_epochs: an epoch scores all, selects, and passes once over the selection.
         batch_size: sequences in one forward and backward; it changes memory and speed, not the result.

@@ -51,15 +51,29 @@ def test_the_lowest_objective_wins_whatever_the_perplexity():
     assert [row["usable"] for row in rows] == [False, True, True, True]
 
 
+def test_an_ascent_that_keeps_its_budget_at_every_rate_or_at_the_smallest_only():
+    rates = [1e-4, 1e-3, 1e-2]
+    measure, _ = ladder({0: (-1, 10)} | dict.fromkeys(rates, (-2, 10)))
+    assert rate_probe.search(measure, BASE, 0.05, False, rates)[0] == 1e-3
+    measure, _ = ladder({0: (-1, 10), 1e-4: (-2, 10), 1e-3: (-2, 11)})
+    assert rate_probe.search(measure, BASE, 0.05, False, rates)[0] == 1e-4
+
+
 def test_of_equal_objectives_the_smallest_rate_wins():
     measure, _ = ladder({0: (5, None), 1e-3: (4, None), 3e-3: (2, None), 1e-2: (2, None)})
     assert rate_probe.search(measure, BASE, None, True, [1e-3, 3e-3, 1e-2])[0] == 3e-3
 
 
-def test_an_ascent_takes_the_largest_rate_within_the_budget():
+def test_an_ascent_takes_the_rung_below_the_largest_rate_within_the_budget():
     measure, asked = ladder({0: (-1, 10), 1e-4: (-2, 10.4), 1e-3: (-9, 10.5), 1e-2: (-90, 10.6), 1e-1: (-1, 10)})
     rate, rows = rate_probe.search(measure, BASE, 0.05, False, [1e-4, 1e-3, 1e-2, 1e-1])
-    assert rate == 1e-3 and asked[-1] == 1e-2, "what is past the budget ends the climb"
+    assert rate == 1e-4 and asked[-1] == 1e-2, "what is past the budget ends the climb"
+    assert [(row["usable"], row["taken"]) for row in rows] == [
+        (False, False),
+        (True, True),
+        (True, False),
+        (False, False),
+    ]
     assert rows[-1]["because"] == "validation perplexity was +6.0%, past its budget of +5.0%"
 
 
@@ -105,7 +119,7 @@ def test_the_rule_is_what_it_says(found, by_objective):
     broken = [not o <= 2.0 if by_objective else math.isnan(o) or p > 10.5 for o, p in found]
     reached = broken.index(True) if any(broken) else len(found)
     good = [(o, r) for r, (o, _) in zip(rates[:reached], found) if not by_objective or o < 1.0]
-    expected = rates[0] if not good else min(good)[1] if by_objective else good[-1][1]
+    expected = rates[0] if not good else min(good)[1] if by_objective else good[-2:][0][1]
     assert rate == expected and asked == [0.0, *rates[: reached + 1]]
 
 
@@ -117,14 +131,17 @@ def one_stage(name, **options):
     ("stage", "expected"),
     [
         (one_stage("match"), True),
-        (one_stage("undial"), True),
-        (one_stage("control"), True),
-        (one_stage("npo"), False),
-        (one_stage("npo", retain_weight=1.0), True),
-        (one_stage("me", retain_weight=1.0), True),
-        (one_stage("sga", retain_weight=9.0), False),
+        (one_stage("match", retain_loss="nll"), False),
+        (one_stage("match", retain_weight=0.0), False),
+        (one_stage("undial"), False),
+        (one_stage("undial", retain_weight=1.0), False),
+        (one_stage("undial", retain_weight=1.0, retain_loss="kl"), True),
+        (one_stage("npo", retain_weight=1.0, retain_loss="kl"), False),
+        (one_stage("me", retain_weight=1.0, retain_loss="kl"), False),
+        (one_stage("control"), False),
+        (one_stage("sga", retain_weight=9.0, retain_loss="kl"), False),
         (one_stage("band"), False),
-        (one_stage("wga", retain_weight=9.0), False),
+        (one_stage("wga", retain_weight=9.0, retain_loss="kl"), False),
         (one_stage("ta"), False),
         (one_stage("tau"), False),
     ],
@@ -337,7 +354,7 @@ def lines(folder, name):
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-UNDIAL = {"name": "undial", "retain_weight": 2.0, "retain_sequences": 2}
+UNDIAL = {"name": "undial", "retain_loss": "kl", "retain_weight": 2.0, "retain_sequences": 2}
 
 
 def test_the_run_folder_says_which_rate_was_taken_and_how(settings, tmp_path, caplog):

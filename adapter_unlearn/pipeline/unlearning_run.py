@@ -177,8 +177,8 @@ def _check_sets(run: Recipe) -> None:
         missing += ["stop.max_perplexity_increase"] if run.stop.max_perplexity_increase is None else []
         if missing and not all(map(rate_probe.by_objective, probed)):
             raise RecipeError(
-                f"recipe key training.learning_rate: auto with {name} takes the largest rate that keeps the validation"
-                f" perplexity within its budget; give {' and '.join(missing)}, or a number"
+                f"recipe key training.learning_rate: auto looks whether the validation perplexity keeps to its"
+                f" budget with {name}; give {' and '.join(missing)}, or a number"
             )
     if run.data.reference is None and any(stage.needs_reference for stage in plan):
         only = any(LOSSES[term.loss].twin for stage in plan for term in stage.terms)  # then no number would do
