@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import jsonargparse
 import yaml
@@ -280,6 +280,7 @@ def checked(recipe: Recipe) -> Recipe:
     Raises:
         RecipeError: names the key, the value and the range.
     """
+    _refuse_nulls(recipe)
     positive = ["adapter.r", "adapter.alpha", "training.learning_rate", "training.max_epochs", "training.batch_size"]
     positive += [
         "training.sequences_per_step",
@@ -311,6 +312,16 @@ def checked(recipe: Recipe) -> Recipe:
         if getattr(recipe.stop, key) == "reference" and recipe.data.reference is None:
             raise RecipeError(f"recipe key stop.{key}: `reference` needs data.reference; give that file or a number")
     return recipe
+
+
+def _refuse_nulls(section: Any, place: str = "") -> None:
+    """jsonargparse lets null stand for anything."""
+    for name, hint in get_type_hints(type(section)).items():
+        value = getattr(section, name)
+        if value is None and type(None) not in get_args(hint):
+            raise RecipeError(f"recipe key {place}{name}: null is no value; give one or leave the key out")
+        if is_dataclass(value):
+            _refuse_nulls(value, f"{place}{name}.")
 
 
 def _require(recipe: Recipe, key: str, holds: Any, wanted: str) -> None:

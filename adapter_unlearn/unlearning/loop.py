@@ -284,7 +284,8 @@ def probing(
             if taken < rate_probe.STEPS and selections:
                 with models.scaled(model, adapter, stage.scale):
                     scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
-        model.eval()
+        model.train()  # or nothing would be checkpointed, and this step need more memory than those of training
+        torch.manual_seed(seed)
         still = torch.optim.SGD(trainable(model), 0.0)  # a step that goes nowhere tells the losses, added up as ever
         losses, _ = take_step(model, still, judged, training.batch_size, accelerator, reference.adapters)
         with models.scaled(model, adapter, stage.scale):
