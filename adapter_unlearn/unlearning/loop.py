@@ -285,9 +285,9 @@ def probing(
                 with models.scaled(model, adapter, stage.scale):
                     scored = scoring.score(model, task.forget, METRICS, training.batch_size, accelerator)
         model.train()  # or nothing would be checkpointed, and this step need more memory than those of training
-        torch.manual_seed(seed)
         still = torch.optim.SGD(trainable(model), 0.0)  # a step that goes nowhere tells the losses, added up as ever
-        losses, _ = take_step(model, still, judged, training.batch_size, accelerator, reference.adapters)
+        with _without_dropout(model):
+            losses, _ = take_step(model, still, judged, training.batch_size, accelerator, reference.adapters)
         with models.scaled(model, adapter, stage.scale):
             perplexity = _perplexity(model, task.validation, training.batch_size, accelerator)
         objective = sum(part.term.coefficient * losses[part.term.name] for part in judged)
@@ -300,6 +300,18 @@ def probing(
 def _some(rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """So many of the rows as a probe is judged by."""
     return np.sort(generator.choice(rows, min(len(rows), rate_probe.ROWS), replace=False))
+
+
+@contextmanager
+def _without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    before = [(layer, layer.p) for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
+    for layer, _ in before:
+        layer.p = 0.0
+    try:
+        yield
+    finally:
+        for layer, share in before:
+            layer.p = share
 
 
 @contextmanager
