@@ -15,7 +15,7 @@ from adapter_unlearn import RecipeError, load_base, models, score, scoring, unle
 from adapter_unlearn.memorization.outliers import PAPER, auc
 from adapter_unlearn.pipeline import unlearning_run
 from adapter_unlearn.recipe import Training
-from adapter_unlearn.unlearning import loop, methods, stopping, twins
+from adapter_unlearn.unlearning import loop, methods, passes, records, stopping, twins
 from adapter_unlearn.unlearning.losses import LOSSES
 from adapter_unlearn.unlearning.selection import Known
 from adapter_unlearn.unlearning.step import token_levels
@@ -36,7 +36,7 @@ def problem(memorizers):
         forget, unseen = as_sequences(random_rows(0)), as_sequences(random_rows(7))
         perplexity = scoring.perplexity(score(model, unseen), unseen)
         before, reference = score(model, forget), score(model, unseen)
-        return model, loop.Task(forget, before, PAPER, unseen, unseen, perplexity, reference, unseen)
+        return model, records.Task(forget, before, PAPER, unseen, unseen, perplexity, reference, unseen)
 
     return build
 
@@ -180,7 +180,7 @@ def test_matching_comes_to_rest_at_the_twins(problem):
 def test_levels_to_come_to_are_those_of_the_model_the_stage_starts_from(problem):
     model, task = problem("none")
     (matching,), (ascent,) = methods.match(), methods.ga()
-    assert loop._reference(model, "default", ascent, task, task.before, 5).twins is None
+    assert passes.reference_of(model, "default", ascent, task, task.before, 5).twins is None
     outcome = run(model, task, {"name": "ga"}, epochs=3)
     models.attach_next(model, "stage_1")
     pairs = twins.pair(task.before, task.reference)
@@ -189,7 +189,7 @@ def test_levels_to_come_to_are_those_of_the_model_the_stage_starts_from(problem)
     for beneath, adapter in (([], "default"), (["default"], "stage_1")):
         expected = twins.levels(pairs, tokens, token_levels(model, task.reference_sequences, 3, beneath))
         with models.active(model, [*beneath, adapter]):
-            found[adapter] = loop._reference(model, adapter, matching, task, outcome.scored, 5).twins
+            found[adapter] = passes.reference_of(model, adapter, matching, task, outcome.scored, 5).twins
         assert [part.levels.shape for part in found[adapter]] == [(n, 2) for n in tokens]
         for one, other in zip(found[adapter], expected):
             assert np.abs(one.levels - other).max() < 1e-3 and one.weights.tolist() == [1.0, 1.0]
@@ -199,11 +199,11 @@ def test_levels_to_come_to_are_those_of_the_model_the_stage_starts_from(problem)
 def test_the_reference_is_the_model_the_stage_starts_from(problem):
     model, task = problem("none")
     (ascent,) = methods.ga()
-    first = loop._reference(model, "default", ascent, task, task.before, 5)
+    first = passes.reference_of(model, "default", ascent, task, task.before, 5)
     assert first.adapters == []
     outcome = run(model, task, {"name": "ga"}, epochs=3)
     models.attach_next(model, "stage_1")
-    second = loop._reference(model, "stage_1", ascent, task, outcome.scored, 5)
+    second = passes.reference_of(model, "stage_1", ascent, task, outcome.scored, 5)
     assert second.adapters == ["default"]
     tokens = np.array([len(ids) - 1 for ids in task.forget["input_ids"]])
     with models.active(model, ["default"]):

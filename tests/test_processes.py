@@ -110,7 +110,9 @@ def test_matching_is_exact_too(settings, write_rows, tmp_path):
     logs = [[json.loads(line) for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()]
             for name in ("whole", "halves", "shared")]  # fmt: skip
     assert [len(log) for log in logs] == [7, 7, 7], "all epochs are trained"
-    assert logs[0][-1]["memorization_accuracy_mean"] < logs[0][0]["memorization_accuracy_mean"], "(the loss itself grows with its rows' weights)"
+    assert logs[0][-1]["memorization_accuracy_mean"] < logs[0][0]["memorization_accuracy_mean"], (
+        "(the loss itself grows with its rows' weights)"
+    )
     expected = adapter(whole["output_dir"])
     assert any(float(tensor.abs().max()) > 0 for name, tensor in expected.items() if "lora_B" in name)
     for log, run in ((logs[1], halves), (logs[2], shared)):

@@ -22,7 +22,7 @@ from adapter_unlearn.memorization.outliers import PAPER
 from adapter_unlearn.pipeline import unlearning_run
 from adapter_unlearn.recipe import Training
 from adapter_unlearn.reporting import facts
-from adapter_unlearn.unlearning import loop, methods, rate_probe, stages, stopping
+from adapter_unlearn.unlearning import loop, methods, passes, rate_probe, records, stages, stopping, trial
 from adapter_unlearn.unlearning.losses import LOSSES
 
 BASE = {"validation_perplexity": 10.0}
@@ -162,14 +162,16 @@ def problem(memorizers):
         forget, unseen = as_sequences(random_rows(0)), as_sequences(random_rows(7))
         perplexity = scoring.perplexity(score(model, unseen), unseen) if validation else None
         before, reference = score(model, forget), score(model, unseen)
-        task = loop.Task(forget, before, PAPER, unseen, unseen if validation else None, perplexity, reference, unseen)
+        task = records.Task(
+            forget, before, PAPER, unseen, unseen if validation else None, perplexity, reference, unseen
+        )
         return model, task
 
     return build
 
 
 def probing(model, task, stage, training=AUTO, **rest):
-    return loop.probing(model, stage, task, training, Accelerator(), **rest)
+    return trial.probing(model, stage, task, training, Accelerator(), **rest)
 
 
 def state(model):
@@ -255,7 +257,7 @@ def test_the_objective_is_that_of_the_terms(problem):
 def test_a_rate_that_explodes_is_a_row(problem, optimizer):
     model, task = problem()
     measure = probing(model, task, one_stage("match"), dataclasses.replace(AUTO, optimizer=optimizer))
-    rate, rows = rate_probe.search(measure, loop.base_outcome(task).log[0], None, True, [1e-3, 1e30, 1e31])
+    rate, rows = rate_probe.search(measure, records.base_outcome(task).log[0], None, True, [1e-3, 1e30, 1e31])
     assert rate == 1e-3 and [row["learning_rate"] for row in rows] == [0.0, 1e-3, 1e30]
     assert not rows[-1]["usable"] and "not finite" in rows[-1]["because"]
 
@@ -264,8 +266,8 @@ def test_the_reference_s_states_are_the_probe_s_own(problem, monkeypatch):
     """Training finds none: their last bits depend on the batch in which they were computed."""
     model, task = problem()
     made = []
-    kept = loop.States
-    monkeypatch.setattr(loop, "States", lambda: made.append(kept()) or made[-1])
+    kept = passes.States
+    monkeypatch.setattr(passes, "States", lambda: made.append(kept()) or made[-1])
     probing(model, task, one_stage("match"))(1e-3)
     probes = list(made)
     assert any(states.kept for states in probes)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from adapter_unlearn import RecipeError, load_base, models, negate_searched, score, scoring
 from adapter_unlearn.memorization.outliers import PAPER
 from adapter_unlearn.recipe import Training
-from adapter_unlearn.unlearning import loop, methods, scale_search, stages, stopping
+from adapter_unlearn.unlearning import methods, records, scale_search, stages, stopping
 
 TRAINING = Training(learning_rate=5e-3, max_epochs=40, batch_size=4)
 
@@ -28,7 +28,7 @@ def problem(memorizers):
         model = models.attach(load_base(str(memorizers("llama")), quantization, "float32"), r=4, alpha=alpha, **options)
         forget, unseen = as_sequences(random_rows(0)), as_sequences(random_rows(7))
         perplexity = scoring.perplexity(score(model, unseen), unseen)
-        return model, loop.Task(forget, score(model, forget), PAPER, unseen, unseen, perplexity)
+        return model, records.Task(forget, score(model, forget), PAPER, unseen, unseen, perplexity)
 
     return build
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from adapter_unlearn import load_base, models, score, scoring
 from adapter_unlearn.memorization.outliers import PAPER
 from adapter_unlearn.recipe import Stop, Training
-from adapter_unlearn.unlearning import loop, methods, stopping
+from adapter_unlearn.unlearning import loop, methods, records, stopping
 from adapter_unlearn.unlearning.methods import Term
 from adapter_unlearn.unlearning.selection import Known, above, at_least, below, most_memorized, sample
 from adapter_unlearn.unlearning.step import Part, backward, take_step, trainable
@@ -299,7 +299,7 @@ def problem(memorizers):
         forget, unseen = as_sequences(random_rows(0)), as_sequences(random_rows(7))
         before = score(model, forget)
         perplexity = scoring.perplexity(score(model, unseen), unseen) if validation else None
-        task = loop.Task(forget, before, PAPER, unseen, unseen if validation else None, perplexity)
+        task = records.Task(forget, before, PAPER, unseen, unseen if validation else None, perplexity)
         return model, task
 
     return build

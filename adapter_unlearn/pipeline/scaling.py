@@ -14,7 +14,7 @@ from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.evaluation.report import bounds_of
 from adapter_unlearn.pipeline.common import check_output, load_base, new_accelerator, on_first_process
 from adapter_unlearn.reporting import write
-from adapter_unlearn.unlearning import loop, scale_search
+from adapter_unlearn.unlearning import records, scale_search
 
 if TYPE_CHECKING:
     from adapter_unlearn.models import Quantization
@@ -78,13 +78,15 @@ def negate_searched(
     stacked = models.stack(load_base(run.model, [adapter], force), [adapter])
     before = deployment.measure(stacked, "base", [], Measuring(given, batch_size=batch_size, accelerator=accelerator))
     bounds, perplexity = bounds_of("reference", before), before.perplexities.get("validation")
-    task = loop.Task(given.forget, before.forget, bounds, None, given.validation, perplexity)
+    task = records.Task(given.forget, before.forget, bounds, None, given.validation, perplexity)
     (name,) = models.adapter_names(1)
 
     def measured(scale: float) -> dict[str, Any]:
-        return loop.measured_at(scale, stacked, name, task, batch_size, accelerator)[0]
+        return records.measured_at(scale, stacked, name, task, batch_size, accelerator)[0]
 
-    best, rows = scale_search.search(measured, loop.base_outcome(task).log[0], run.stop.max_perplexity_increase, scales)
+    best, rows = scale_search.search(
+        measured, records.base_outcome(task).log[0], run.stop.max_perplexity_increase, scales
+    )
 
     def write_scaled() -> None:
         with tempfile.TemporaryDirectory(prefix="adapter-unlearn-") as place:

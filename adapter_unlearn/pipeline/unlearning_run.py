@@ -30,7 +30,7 @@ from adapter_unlearn.pipeline.common import (
 )
 from adapter_unlearn.reporting import write
 from adapter_unlearn.reporting.progress import Progress
-from adapter_unlearn.unlearning import loop, methods, rate_probe, stages, stopping, written
+from adapter_unlearn.unlearning import methods, rate_probe, records, stages, stopping, written
 from adapter_unlearn.unlearning.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _train(
         retain = written.with_written(
             model, retain, given.forget, run.data.written, run.evaluation.batch_size, run.seed, accelerator
         )
-    task = loop.Task(
+    task = records.Task(
         given.forget,
         before.forget,
         bounds,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapter_unlearn import arithmetic, models
-from adapter_unlearn.unlearning import loop, rate_probe, scale_search, stopping
+from adapter_unlearn.unlearning import loop, rate_probe, records, scale_search, stopping, trial
 from adapter_unlearn.unlearning.stopping import Goal
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from adapter_unlearn.recipe import Training
-    from adapter_unlearn.unlearning.loop import Outcome, Task
     from adapter_unlearn.unlearning.methods import Stages
+    from adapter_unlearn.unlearning.records import Outcome, Task
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +75,11 @@ def run(
         if i > 0:
             models.attach_next(model, name)
         levels = goal if stage.mean_below is None else Goal(mean_below=stage.mean_below)
-        standing = outcome or loop.base_outcome(task)
+        standing = outcome or records.base_outcome(task)
         rate: float | Literal["auto"] | None = stage.learning_rate or training.learning_rate
         probed = rate == "auto" and not stopping.reached(levels, standing.log[standing.kept_epoch])
         if probed:
-            measure = loop.probing(model, stage, task, training, accelerator, seed, name, outcome)
+            measure = trial.probing(model, stage, task, training, accelerator, seed, name, outcome)
             rate, rows = rate_probe.search(measure, standing.log[0], budget, rate_probe.by_objective(stage))
             rates += [{"stage": stage.name} | row for row in rows]
             stage = replace(stage, learning_rate=rate)
@@ -125,7 +125,7 @@ def _with_best_scale(
     scored: dict[float, pd.DataFrame] = {}
 
     def measure(scale: float) -> dict[str, Any]:
-        record, scored[scale] = loop.measured_at(scale, *measuring)
+        record, scored[scale] = records.measured_at(scale, *measuring)
         return record
 
     best, rows = scale_search.search(measure, outcome.log[0], budget)

@@ -54,6 +54,18 @@ def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def snapshot(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Copies of the trainable parameters, on the host, for `restore`."""
+    return [parameter.detach().cpu().clone() for parameter in trainable(model)]
+
+
+def restore(model: torch.nn.Module, kept: list[torch.Tensor]) -> None:
+    """Put the trainable parameters back to what `snapshot` found."""
+    with torch.no_grad():
+        for parameter, value in zip(trainable(model), kept):
+            parameter.copy_(value)
+
+
 def take_step(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
