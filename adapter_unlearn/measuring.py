@@ -101,7 +101,7 @@ class Overview:
         self._sums: pd.Series[float] | None = None
         self._counts: pd.Series[int] | None = None
         self._notes: dict[str, None] = {}  # each different one once: they are reasons, and few
-        self._known = False
+        self._known = self._sound = False
 
     def add(self, part: pd.DataFrame) -> None:
         """See the next rows."""
@@ -112,6 +112,7 @@ class Overview:
         self._counts = numbers.count() if self._counts is None else self._counts + numbers.count()
         self._notes |= dict.fromkeys(part["note"])
         self._known |= _any_known(part)
+        self._sound |= scoring.any_sound(part)
         rows = pd.concat([self.top, part], ignore_index=True)
         if names:
             by = "memorization_accuracy" if "memorization_accuracy" in names else names[0]
@@ -133,7 +134,7 @@ class Overview:
             ModelError: the model's output was not finite on any sequence.
         """
         scoring.check_scorable(self._known, self._notes)
-        scoring.check_finite(pd.DataFrame({"note": list(self._notes)}))
+        scoring.check_finite(self._sound, self._notes)
 
 
 def _any_known(frame: pd.DataFrame) -> bool:

@@ -159,13 +159,22 @@ def check_scorable(known: bool, notes: Iterable[str]) -> None:
         raise InputError(f"no sequence can be scored: {reasons[0]}")
 
 
-def check_finite(scored: pd.DataFrame) -> None:
-    """Refuse a table in which no sequence could be scored because the model is broken.
+def any_sound(frame: pd.DataFrame) -> bool:
+    """Whether there is a number at all of a sequence on which the model's output was finite."""
+    return bool(frame.loc[frame["note"] != NOT_FINITE, frame.columns[2:-1]].notna().any(axis=None))
+
+
+def check_finite(sound: bool, notes: Iterable[str]) -> None:
+    """Refuse a table that says nothing because the model is broken; rows may be there that were too short anyway.
+
+    Args:
+        sound: from any_sound.
+        notes: as for check_scorable.
 
     Raises:
-        ModelError: the model's output was not finite on any sequence.
+        ModelError: nothing is sound, and the model's output was not finite on a sequence.
     """
-    if len(scored) and (scored["note"] == NOT_FINITE).all():
+    if not sound and NOT_FINITE in set(notes):
         raise ModelError(f"{NOT_FINITE} on any sequence; the adapter is broken, or dtype float32 is needed")
 
 

@@ -119,6 +119,19 @@ def test_a_loss_over_sequences_is_its_formula(name, options):
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", sorted(set(TOKENS) - {"me"}))  # which asks for every entry to be as likely
+def test_entries_that_the_model_rules_out_count_nothing(name):
+    logits, labels, reference, wanted = tensors()
+    padded = [torch.cat([z, torch.full((len(z), 2), -math.inf, dtype=z.dtype)], 1) for z in (logits, reference)]
+    for z in (logits, padded[0]):
+        z.requires_grad_()
+    expected, found = call(name, logits, labels, reference, wanted), call(name, *padded[:1], labels, padded[1], wanted)
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+    gradients = [torch.autograd.grad(values.sum(), z)[0] for values, z in ((expected, logits), (found, padded[0]))]
+    torch.testing.assert_close(gradients[1][:, :-2], gradients[0])
+    assert not gradients[1][:, -2:].any()
+
+
 @pytest.mark.parametrize("name", sorted(set(TOKENS) - {"wga"}))
 def test_gradients_over_tokens_are_those_of_finite_differences(name):
     logits, labels, *others = tensors()

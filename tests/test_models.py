@@ -12,7 +12,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from adapter_unlearn import ModelError, load_base, models, score
-from adapter_unlearn.scoring import NOT_FINITE, check_finite
+from adapter_unlearn.scoring import NOT_FINITE, any_sound, check_finite
 
 
 @pytest.fixture
@@ -136,8 +136,11 @@ def test_switching_adapters_leaves_what_is_trained(folder, adapter):
 def test_a_broken_adapter_scores_nothing(folder, adapter):
     rewrite(adapter / "adapter_model.safetensors", lambda t: {k: v * float("nan") for k, v in t.items()})
     model = models.stack(load_base(str(folder), "none", "float32"), [adapter])
-    frame = score(model, as_sequences(random_rows(0)))
+    frame = score(model, as_sequences([*random_rows(0), [1]]))
     assert frame.drop(columns=["id", "n_tokens", "note"]).isna().all(axis=None)
-    assert (frame["note"] == NOT_FINITE).all()
+    assert (frame["note"][:-1] == NOT_FINITE).all() and frame["note"].iloc[-1] not in ("", NOT_FINITE)
+    assert not any_sound(frame)
     with pytest.raises(ModelError, match="not finite"):
-        check_finite(frame)
+        check_finite(False, frame["note"])
+    check_finite(True, frame["note"])
+    check_finite(False, frame["note"][-1:])

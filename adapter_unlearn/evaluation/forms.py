@@ -118,7 +118,7 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
             frame = measuring.score(model, sequences, chosen, how.batch_size, how.accelerator, observe=observe)
         except InputError as error:
             raise InputError(f"data.{name}: {error}") from error
-        scoring.check_finite(frame)
+        scoring.check_finite(scoring.any_sound(frame), frame["note"])
         return frame
 
     with models.active(model, adapters):

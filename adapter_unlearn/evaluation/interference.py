@@ -54,7 +54,7 @@ def interference(
         with models.active(model, [adapters[names[i]] for i in subset]):
             for name, sequences in sets.items():
                 frame = scoring.score(model, sequences, METRICS, batch_size, accelerator)
-                scoring.check_finite(frame)
+                scoring.check_finite(scoring.any_sound(frame), frame["note"])
                 rows.append(_row([names[i] for i in subset], name, frame))
     return pd.DataFrame(rows)
 

@@ -82,7 +82,7 @@ def undial(logits: torch.Tensor, labels: torch.Tensor, reference: torch.Tensor, 
     """
     lowered = torch.full_like(reference[:, :1], -strength)
     target = reference.scatter_add(1, labels[:, None], lowered).softmax(-1)
-    return -(target * logits.log_softmax(-1)).sum(-1)
+    return -torch.where(target > 0, target * logits.log_softmax(-1), 0.0).sum(-1)
 
 
 def maximum_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -129,8 +129,7 @@ def match(
     without = -math.inf
     kept = reference.scatter(1, labels[:, None], without).log_softmax(-1)
     left = logits.scatter(1, labels[:, None], without).log_softmax(-1)
-    gap = (kept - left).scatter(1, labels[:, None], 0.0)  # inf - inf at the label
-    return distance + others * (kept.exp() * gap).sum(-1)
+    return distance + others * _divergence(kept, left)
 
 
 def kl(logits: torch.Tensor, labels: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -138,8 +137,15 @@ def kl(logits: torch.Tensor, labels: torch.Tensor, reference: torch.Tensor) -> t
 
     The retain loss of Maini et al. (2024) and of NPO's authors. It needs no true text: the labels are not looked at.
     """
-    kept = reference.log_softmax(-1)
-    return (kept.exp() * (kept - logits.log_softmax(-1))).sum(-1)
+    return _divergence(reference.log_softmax(-1), logits.log_softmax(-1))
+
+
+def _divergence(kept: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """KL(kept || left) of log-probabilities, shape (n, vocabulary), in nats; what `kept` rules out counts nothing.
+
+    The label is ruled out in `match`, and entries of a padded vocabulary are by some models: -inf - -inf is no number.
+    """
+    return torch.where(kept > -math.inf, kept.exp() * (kept - left), 0.0).sum(-1)
 
 
 def npo(log_p: torch.Tensor, lengths: torch.Tensor, reference_log_p: torch.Tensor, beta: float = 0.1) -> torch.Tensor:
