@@ -147,6 +147,13 @@ def test_the_budget():
     assert stopping.within(0.05, record(perplexity=None), record(perplexity=None))
 
 
+@pytest.mark.parametrize(
+    ("after", "said"), [(106.0, "+6.0%"), (999.0, "+899.0%"), (1000.0, "10 times the base's"), (6e25, "6e+23 times")]
+)
+def test_what_is_said_past_the_budget_can_be_read(after, said):
+    assert f"was {said}" in stopping.too_far(0.05, {"validation_perplexity": after}, {"validation_perplexity": 100.0})
+
+
 def test_merit_is_outliers_then_perplexity():
     epochs = [record(high=2, perplexity=1), record(high=0, low_new=1, perplexity=9), record(high=1, perplexity=8)]
     assert min(epochs, key=stopping.merit) is epochs[2]
@@ -447,7 +454,7 @@ def test_not_early_keeps_to_the_budget(problem):
     training = Training(learning_rate=5e-3, max_epochs=12, batch_size=5)
     goal = stopping.Goal(mean_below=0.5)
     unbound = run(model, task, methods.ga()[0], goal, training=training, early=False)
-    increases = [stopping.perplexity_increase(line, unbound.log[0]) for line in unbound.log]
+    increases = [line["validation_perplexity"] / unbound.log[0]["validation_perplexity"] - 1 for line in unbound.log]
     held = [i for i, line in enumerate(unbound.log) if stopping.reached(goal, line)]
     budget = sorted(increases[i] for i in held)[len(held) // 2] + 1e-6
     model, task = problem()

@@ -115,10 +115,7 @@ def train(
         on_epoch(record)
         past = 0 if stopping.within(budget, record, base) else past + 1
         if past >= patience:
-            increase = stopping.perplexity_increase(record, base)
-            outcome.stopped_because = (
-                f"Validation perplexity was {increase:+.1%} in epoch {epoch}, past its budget of {budget:+.1%}."
-            )
+            outcome.stopped_because = f"In epoch {epoch} {stopping.too_far(budget, record, base)}."
             break
         if past:
             continue

@@ -101,8 +101,7 @@ def _fault(
         return None if after < before else f"the objective did not fall: {before:.4g} before, {after:.4g} after"
     if stopping.within(budget, record, base):
         return None
-    increase = stopping.perplexity_increase(record, base)
-    return f"validation perplexity was {increase:+.1%}, past its budget of {budget:+.1%}"
+    return stopping.too_far(budget, record, base)
 
 
 def by_objective(stage: Stage) -> bool:

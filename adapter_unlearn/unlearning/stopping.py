@@ -61,18 +61,19 @@ def only_extraction_likelihood_is_open(goal: Goal, record: dict[str, Any]) -> bo
     return goal.extraction_likelihood_below is not None and (others == Goal() or reached(others, record))
 
 
-def perplexity_increase(record: dict[str, Any], before: dict[str, Any]) -> float | None:
-    """By which share the validation perplexity has grown; None without a validation set."""
-    if before["validation_perplexity"] is None:
-        return None
-    return float(record["validation_perplexity"] / before["validation_perplexity"] - 1)
-
-
 def within(budget: float | None, record: dict[str, Any], before: dict[str, Any]) -> bool:
     """Whether the validation perplexity has kept to its budget; yes, where there is no budget or no set."""
     if budget is None or before["validation_perplexity"] is None:
         return True
     return bool(record["validation_perplexity"] <= before["validation_perplexity"] * (1 + budget))
+
+
+def too_far(budget: float | None, record: dict[str, Any], before: dict[str, Any]) -> str:
+    """What there is to say when `within` is false, without a full stop."""
+    assert budget is not None, "else all is within"
+    factor = record["validation_perplexity"] / before["validation_perplexity"]
+    shown = f"{factor - 1:+.1%}" if factor < 10 else f"{factor:.3g} times the base's"
+    return f"validation perplexity was {shown}, past its budget of {budget:+.1%}"
 
 
 ORDER = "fewest outliers, then likest to never-seen text, then lowest perplexity"
