@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import LlamaConfig
+
+from adapter_unlearn import experiments
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks" / "real_size" / "run.py"
@@ -56,3 +59,11 @@ def test_every_shape_is_of_multiples_of_64(run):
     for shape in run.SHAPES.values():
         config = LlamaConfig(**shape["config"])
         assert not config.hidden_size % 64 and not config.intermediate_size % 64
+
+
+@pytest.mark.parametrize("matrix", ["methods", "rates"])
+def test_the_matrices_on_real_text_are_planned_as_their_readme_says(matrix, tmp_path):
+    folder = ROOT / "benchmarks" / "real_text"
+    planned = experiments.plan(folder / f"{matrix}.yaml", tmp_path)
+    (said,) = re.findall(rf"`{matrix}.yaml`[^`]*?(\d+) runs", (folder / "README.md").read_text())
+    assert len(planned) == int(said)
