@@ -1,6 +1,6 @@
 """A recipe: everything that decides a run, as dataclasses that are also the YAML's schema.
 
-Only standard Python and jsonargparse here, so that `--help` and a mistyped key answer at once. What a method's own
+Only standard Python, YAML and jsonargparse here, so that `--help` and a mistyped key answer at once. What a method's own
 parameters are is known by its row in `unlearning/methods.py`; here they are a plain mapping with a `name`.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import jsonargparse
 import yaml
 
+from adapter_unlearn import shipped
 from adapter_unlearn.errors import RecipeError
 
 Source = str | list[str]
@@ -185,7 +186,8 @@ class Recipe:
         seed: of the adapter's initialisation, the order of rows and every draw.
         output_dir: the run folder; must not exist.
         adapter: the adapter to train.
-        method: its name and parameters, for example `{name: sga, threshold: 0.7}`.
+        method: its name and parameters, for example `{name: sga, threshold: 0.7}`. A recipe that names none takes all
+            that it leaves out from recipes/default.yaml, the method included, instead of from the defaults shown here.
         training: how to step.
         stop: when to stop.
         evaluation: what to measure.
@@ -197,7 +199,7 @@ class Recipe:
     seed: int = 0
     output_dir: str = "runs/unlearn"
     adapter: Adapter = field(default_factory=Adapter)
-    method: dict[str, Any] = field(default_factory=lambda: {"name": "sga"})
+    method: dict[str, Any] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     stop: Stop = field(default_factory=Stop)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -214,7 +216,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """Read a recipe.
 
     Args:
-        path: the YAML file; None takes the defaults.
+        path: the YAML file; None takes the defaults. If it names no method, what it leaves out is the default recipe's.
         overrides: flags as on the command line, for example ["--method.threshold", "0.5"]; they win.
 
     Raises:
@@ -249,10 +251,46 @@ def _built(parser: jsonargparse.ArgumentParser, parse: Callable[[], Any]) -> Rec
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # jsonargparse announces its next major version through users' calls
         try:
-            parsed = parser.instantiate(parse())
+            given = parse()
+            named = "name" in given.method
+            if not named:
+                default = _default()
+                parser.set_defaults(_flat(default))
+                given = parse()
+                given.method = {**default["method"], **given.method}
+            parsed = parser.instantiate(given)
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise RecipeError(one_line(str(error))) from error
-    return checked(Recipe(**{name: parsed[name] for name in Recipe.__dataclass_fields__}))
+    made = Recipe(**{name: parsed[name] for name in Recipe.__dataclass_fields__})
+    if not named:
+        _refuse_missing_sets(made)
+    return checked(made)
+
+
+def _default() -> dict[str, Any]:
+    """What stands in for the keys that a recipe without a method leaves out."""
+    read: dict[str, Any] = yaml.safe_load((shipped.folder() / "default.yaml").read_text(encoding="utf-8"))
+    return read
+
+
+def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys with dots, as a parser names them; the method is one value."""
+    keys: dict[str, Any] = {"method": sections["method"]}
+    for section in sections.keys() - {"method"}:
+        keys |= {f"{section}.{key}": value for key, value in sections[section].items()}
+    return keys
+
+
+def _refuse_missing_sets(recipe: Recipe) -> None:
+    """The default recipe can't do without two more files; who has given it one text file is told of both at once."""
+    held = recipe.method.get("retain_weight") or recipe.data.written
+    missing = ["data.retain (texts to keep)"] if held and recipe.data.retain is None else []
+    missing += ["data.reference (unseen texts of the forget set's kind)"] if recipe.data.reference is None else []
+    if missing:
+        raise RecipeError(
+            f"recipe key method: none is named, and the default, {recipe.method['name']}, needs {' and '.join(missing)};"
+            " give them, or name a method that needs neither, such as --method.name sga"
+        )
 
 
 def one_line(message: str) -> str:

@@ -29,14 +29,15 @@ def arguments(memorizers, write_rows, tmp_path):
         "--model.quantization": "none",
         "--model.dtype": "float32",
         "--data.forget": write_rows("forget.jsonl", random_rows(0)),
+        "--method.name": "sga",
         "--training.max_epochs": "2",
         "--output_dir": str(tmp_path / "run"),
     }
 
 
-def unlearn(arguments, **changes):
+def unlearn(arguments, debug=False, **changes):
     given = arguments | {f"--{key}": value for key, value in changes.items()}
-    return cli.main(["unlearn", *(word for pair in given.items() if pair[1] is not None for word in pair)])
+    return cli.main([*(["--debug"] if debug else []), "unlearn", *(word for pair in given.items() if pair[1] is not None for word in pair)])
 
 
 # --- help and verbs ---
@@ -108,6 +109,7 @@ def bad_inputs(tmp_path: Path, memorizers):
         "unknown key": ({"training.speed": "9"}, "training.speed"),
         "threshold out of range": ({"method.name": "sga", "method.threshold": "1.5"}, "method.threshold"),
         "unknown method": ({"method.name": "magic"}, "magic"),
+        "no method and no reference": ({"method.name": None}, "data.reference"),
         "unknown metric": ({"evaluation.metrics": "[vibes]"}, "vibes"),
         "wrong type": ({"training.batch_size": "many"}, "training.batch_size"),
         "retain weight without retain set": ({"method.name": "ga", "method.retain_weight": "1.0"}, "data.retain"),
@@ -141,7 +143,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("case", range(41))
+@pytest.mark.parametrize("case", range(42))
 def test_bad_input_is_one_line_and_leaves_nothing(case, arguments, memorizers, tmp_path, capfd):
     inputs = bad_inputs(tmp_path, memorizers)
     name = list(inputs)[case]
@@ -157,7 +159,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, arguments, memorizers, t
 
 
 def test_every_bad_input_is_tested(memorizers, tmp_path):
-    assert len(bad_inputs(tmp_path, memorizers)) == 41
+    assert len(bad_inputs(tmp_path, memorizers)) == 42
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_bad_flags(words, named, capsys, tmp_path, monkeypatch):
 
 def test_debug_shows_the_traceback(arguments):
     with pytest.raises(adapter_unlearn.InputError):
-        cli.main(["--debug", "unlearn", "--model.name", arguments["--model.name"], "--data.forget", "none.jsonl"])
+        unlearn(arguments, **{"data.forget": "none.jsonl"}, debug=True)
 
 
 def test_a_full_disk_leaves_nothing(arguments, tmp_path, monkeypatch, capfd):

@@ -303,7 +303,7 @@ def test_numeric_noise_is_no_other_text():
 
 # --- a matrix, as a file ---
 
-SMALL = {"base": {"model": {"name": "m"}, "data": {"forget": "f.jsonl"}}, "experiments": {"a": {}}}
+SMALL = {"base": {"model": {"name": "m"}, "data": {"forget": "f.jsonl"}}, "experiments": {"a": {"method": {"name": "sga"}}}}
 
 
 def test_an_experiment_stores_only_its_deviations(tmp_path):
@@ -331,6 +331,14 @@ def test_an_experiment_stores_only_its_deviations(tmp_path):
     assert experiments.differing(npo, replace(npo, output_dir="x", tracking="wandb")) == []
 
 
+def test_an_experiment_that_names_no_method_is_the_default_recipe(tmp_path):
+    base = {"model": {"name": "m"}, "data": {"forget": "f", "retain": "r", "reference": "u"}}
+    matrix = {"base": base, "experiments": {"default": {}, "sga": {"method": {"name": "sga"}}}}
+    default, sga = (one.recipe for one in experiments.plan(matrix, tmp_path))
+    assert default.method["name"] == "match" and default.data.written and not default.stop.early
+    assert sga.method == {"name": "sga"} and not sga.data.written and sga.stop.early
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -346,7 +354,7 @@ def test_an_experiment_stores_only_its_deviations(tmp_path):
         ("base: {}\nseeds: [0, 0]\nexperiments: {a: {}}", "seeds"),
         ("base: {}\nseeds: 3\nexperiments: {a: {}}", "seeds"),
         ("recipe: none.yaml\nexperiments: {a: {}}", "none.yaml"),
-        ("base: {model: {name: m}}\nexperiments: {a: {data: {forget: f}}, b: {data: {forget: g}}}", "'a' and 'b'"),
+        ("base: {model: {name: m}, method: {name: ga}}\nexperiments: {a: {data: {forget: f}}, b: {data: {forget: g}}}", "'a' and 'b'"),
         ("base: {model: {name: m}, data: {forget: f}}\nexperiments: {a: {method: {name: magic}}}", "'a'.*magic"),
         ("base: {", "line"),
     ],
@@ -384,7 +392,7 @@ def place(tmp_path_factory, memorizers):
         "experiments": {
             "sga": {"method": {"name": "sga", "threshold": 0.7}},
             "ga": {"method": {"name": "ga"}},
-            "broken": {"adapter": {"target_modules": ["warp_drive"]}, "seeds": [0]},
+            "broken": {"method": {"name": "sga"}, "adapter": {"target_modules": ["warp_drive"]}, "seeds": [0]},
         },
     }
     (folder / "m.yaml").write_text(yaml.safe_dump(matrix, sort_keys=False))

@@ -437,11 +437,12 @@ def test_what_judges_itself_needs_no_validation(settings):
 
 def test_auto_is_the_only_word(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("model: {name: m}\ndata: {forget: f.jsonl}\ntraining: {learning_rate: auto}\n")
+    plain = "model: {name: m}\ndata: {forget: f.jsonl}\nmethod: {name: sga}\n"
+    path.write_text(plain + "training: {learning_rate: auto}\n")
     assert load_recipe(path).training.learning_rate == "auto"
     assert load_recipe(path, ["--training.learning_rate", "2e-4"]).training.learning_rate == 2e-4
     given = ["--training.learning_rate", "auto"]
-    path.write_text("model: {name: m}\ndata: {forget: f.jsonl}\n")
+    path.write_text(plain)
     assert load_recipe(path, given).training.learning_rate == "auto"
     for wrong in ("soon", "-1", "0", "inf"):
         with pytest.raises(RecipeError, match=r"training\.learning_rate") as caught:

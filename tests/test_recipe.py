@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
+import yaml
 
 from adapter_unlearn import RecipeError, load_recipe, recipe, shipped
 from adapter_unlearn.recipe import Data, Model, Recipe
 from adapter_unlearn.unlearning import methods
 
 COMMON = ("sga", "ga", "match", "ta", "tau", "band", "graddiff", "npo")
-SMALLEST = "model: {name: m}\ndata: {forget: f.jsonl}\n"
+SMALLEST = "model: {name: m}\ndata: {forget: f.jsonl}\n"  # and no method: see DEFAULT
+SGA = SMALLEST + "method: {name: sga}\n"
+DEFAULT = {"model": {"name": "m"}, "data": {"forget": "f", "retain": "r", "reference": "u"}}
+LARGE = ("gpt-neo-125m", "gpt-neo-1.3b", "gpt-neo-2.7b", "pythia-1.4b", "llama-3.1-8b")
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def test_there_is_a_recipe_for_each_model_and_method():
 
 
 def test_resolved_recipe_loads_as_itself(write):
-    run = load_recipe(write(SMALLEST + "training: {learning_rate: 2e-5}\nstop: {extractable: 0}\n"))
+    run = load_recipe(write(SGA + "training: {learning_rate: 2e-5}\nstop: {extractable: 0}\n"))
     assert run.training.learning_rate == 2e-5
     assert load_recipe(write(recipe.to_yaml(run))) == run
     assert recipe.from_mapping(recipe.as_dict(run)) == run
@@ -57,6 +61,62 @@ def test_flags_win_over_the_file(write):
     run = load_recipe(path, ["--method.threshold", "0.5", "--data.max_tokens", "180", "--stop.mean_below", "null"])
     assert run.method == {"name": "sga", "threshold": 0.5, "retain_weight": 1.0}
     assert run.data.max_tokens == 180 and run.stop.mean_below is None
+
+
+def test_a_recipe_that_names_no_method_is_the_default_one(write):
+    whole = yaml.safe_load((shipped.folder() / "default.yaml").read_text())
+    run = recipe.as_dict(recipe.from_mapping(DEFAULT))
+    for section, keys in whole.items():
+        assert {key: run[section][key] for key in keys} == keys
+    assert run["data"]["forget"] == "f" and run["model"]["quantization"] == "nf4"
+    flags = ["--model.name", "m", "--data.forget", "f", "--data.retain", "r", "--data.reference", "u"]
+    assert recipe.as_dict(load_recipe(overrides=flags)) == run
+    assert recipe.as_dict(load_recipe(write(yaml.safe_dump(DEFAULT)))) == run
+
+
+def test_own_keys_and_flags_win_over_the_default_recipe(write):
+    own = DEFAULT | {"method": {"retain_weight": 7}, "stop": {"early": True}}
+    run = load_recipe(write(yaml.safe_dump(own)), ["--training.max_epochs", "3", "--method.others", "2"])
+    assert run.method == {"name": "match", "retain_weight": 7, "retain_sequences": 24, "others": 2}
+    assert run.stop.early and run.stop.patience == 50 and run.training.max_epochs == 3
+    assert recipe.from_mapping(own).method == {"name": "match", "retain_weight": 7, "retain_sequences": 24}
+
+
+def test_a_named_method_takes_nothing_from_the_default_recipe(write):
+    run = load_recipe(write(SMALLEST), ["--method.name", "sga"])
+    assert run == load_recipe(write(SGA)) == Recipe(Model("m"), Data("f.jsonl"), method={"name": "sga"})
+
+
+@pytest.mark.parametrize(
+    ("given", "missing", "there"),
+    [
+        ({}, "data.retain", "\0"),
+        ({}, "data.reference", "\0"),
+        ({"retain": "r"}, "data.reference", "data.retain"),
+        ({"reference": "u"}, "data.retain", "data.reference"),
+    ],
+)
+def test_the_default_recipe_says_which_files_it_needs(given, missing, there):
+    with pytest.raises(RecipeError, match=f"none is named.*{missing}.*--method.name sga") as caught:
+        recipe.from_mapping({"model": {"name": "m"}, "data": {"forget": "f", **given}})
+    assert there not in str(caught.value)
+
+
+def test_the_default_recipe_needs_no_retain_set_where_nothing_is_retained():
+    data = {"forget": "f", "reference": "u", "written": 0}
+    run = recipe.from_mapping({"model": {"name": "m"}, "data": data, "method": {"retain_weight": 0}})
+    assert run.method["name"] == "match" and run.data.retain is None
+
+
+@pytest.mark.parametrize("model", LARGE)
+def test_match_on_a_larger_model_is_the_default_recipe(model):
+    run = recipe.as_dict(load_recipe(shipped.path(f"{model}/match.yaml")))
+    plain = recipe.as_dict(recipe.from_mapping(DEFAULT))
+    free = {"model": {"name"}, "data": {"forget", "retain", "reference", "validation"}}
+    free["training"] = {"batch_size", "gradient_checkpointing"}  # what fits into its memory
+    for section in ("model", "data", "adapter", "method", "training", "stop", "evaluation"):
+        own = {key: value for key, value in run[section].items() if key not in free.get(section, ())}
+        assert own == {key: plain[section][key] for key in own}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +147,7 @@ def test_flags_win_over_the_file(write):
 )
 def test_a_bad_recipe_is_one_line_that_names_the_key(write, text, named):
     key = text.split(":")[0]
-    rest = "".join(line + "\n" for line in SMALLEST.splitlines() if not line.startswith(f"{key}:"))
+    rest = "".join(line + "\n" for line in SGA.splitlines() if not line.startswith(f"{key}:"))
     with pytest.raises(RecipeError, match=named) as caught:
         load_recipe(write(rest + text + "\n"))
     assert "\n" not in str(caught.value) and "class" not in str(caught.value)
@@ -104,7 +164,8 @@ def test_a_recipe_without_data_or_file(write, tmp_path):
     ("method", "named"),
     [
         ({"name": "sgb"}, "unknown method 'sgb'"),
-        ({}, "unknown method None"),
+        ({}, "method.name: missing"),
+        ({"name": 3}, "unknown method 3"),
         ({"name": "sga", "threshold": 1.5}, "method.threshold"),
         ({"name": "sga", "threshold": "high"}, "method.threshold"),
         ({"name": "sga", "threshold": None}, "method.threshold"),
@@ -152,7 +213,7 @@ def test_a_recipe_can_be_built_in_python():
     "key", ["training.learning_rate", "training.batch_size", "evaluation.forms", "seed", "tracking"]
 )
 def test_null_is_refused_where_there_is_no_default_to_take(key):
-    values = {"model": {"name": "x"}, "data": {"forget": "f"}}
+    values = {"model": {"name": "x"}, "data": {"forget": "f"}, "method": {"name": "sga"}}
     *sections, name = key.split(".")
     inner = values
     for section in sections:
@@ -164,6 +225,7 @@ def test_null_is_refused_where_there_is_no_default_to_take(key):
 
 def test_null_is_a_value_where_the_key_says_so():
     values = {"model": {"name": "x", "adapter": None}, "data": {"forget": "f", "retain": None}}
+    values["method"] = {"name": "sga"}
     recipe.checked(
         recipe.from_mapping(values | {"training": {"sequences_per_step": None}, "stop": {"max_below": None}})
     )

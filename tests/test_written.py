@@ -78,7 +78,8 @@ def test_it_samples_the_whole_distribution(model):
 
 
 def test_it_needs_a_retain_set():
+    sga = {"method": {"name": "sga"}}
     with pytest.raises(RecipeError, match=r"data\.written.*data\.retain"):
-        from_mapping({"model": {"name": "m"}, "data": {"forget": "f", "written": 5}})
+        from_mapping({"model": {"name": "m"}, "data": {"forget": "f", "written": 5}, **sga})
     with pytest.raises(RecipeError, match=r"data\.written"):
-        from_mapping({"model": {"name": "m"}, "data": {"forget": "f", "retain": "r", "written": -1}})
+        from_mapping({"model": {"name": "m"}, "data": {"forget": "f", "retain": "r", "written": -1}, **sga})

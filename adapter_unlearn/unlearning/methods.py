@@ -442,9 +442,11 @@ def resolve(method: dict[str, Any]) -> dict[str, Any]:
         method: `name`, and any of that method's parameters.
 
     Raises:
-        RecipeError: unknown method, unknown parameter, wrong type or range.
+        RecipeError: no or unknown method, unknown parameter, wrong type or range.
     """
     name = method.get("name")
+    if name is None:
+        raise RecipeError(f"recipe key method.name: missing; choose from {', '.join(METHODS)}")
     if not isinstance(name, str) or name not in METHODS:
         raise RecipeError(f"recipe key method.name: unknown method {name!r}; choose from {', '.join(METHODS)}")
     parameters, hints = inspect.signature(METHODS[name]).parameters, get_type_hints(METHODS[name])
