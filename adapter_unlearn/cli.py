@@ -153,9 +153,9 @@ def _demo(call: Any) -> None:
 def _add_unlearn(parser: jsonargparse.ArgumentParser) -> None:
     recipe.add_recipe_arguments(parser)
     parser.epilog = (
-        "Without a recipe, or with one that names no method, what is left out comes from recipes/default.yaml: method match. "
-        "--overwrite replaces a run that stands in output_dir; --force goes on where model.adapter was made for "
-        "another base"
+        "Without a recipe, or with one that names no method, what is left out comes from recipes/default.yaml: "
+        "method match. --overwrite replaces a run that stands in output_dir; --force goes on where model.adapter was "
+        "made for another base"
     )
 
 

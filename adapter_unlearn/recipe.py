@@ -1,7 +1,7 @@
 """A recipe: everything that decides a run, as dataclasses that are also the YAML's schema.
 
-Only standard Python, YAML and jsonargparse here, so that `--help` and a mistyped key answer at once. What a method's own
-parameters are is known by its row in `unlearning/methods.py`; here they are a plain mapping with a `name`.
+Only standard Python, YAML and jsonargparse here, so that `--help` and a mistyped key answer at once. What a method's
+own parameters are is known by its row in `unlearning/methods.py`; here they are a plain mapping with a `name`.
 """
 
 from __future__ import annotations
@@ -252,12 +252,12 @@ def _built(parser: jsonargparse.ArgumentParser, parse: Callable[[], Any]) -> Rec
         warnings.simplefilter("ignore")  # jsonargparse announces its next major version through users' calls
         try:
             given = parse()
-            named = "name" in given.method
+            named = "name" in (given.method or {})
             if not named:
                 default = _default()
                 parser.set_defaults(_flat(default))
                 given = parse()
-                given.method = {**default["method"], **given.method}
+                given.method = {**default["method"], **(given.method or {})}
             parsed = parser.instantiate(given)
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise RecipeError(one_line(str(error))) from error
@@ -288,8 +288,8 @@ def _refuse_missing_sets(recipe: Recipe) -> None:
     missing += ["data.reference (unseen texts of the forget set's kind)"] if recipe.data.reference is None else []
     if missing:
         raise RecipeError(
-            f"recipe key method: none is named, and the default, {recipe.method['name']}, needs {' and '.join(missing)};"
-            " give them, or name a method that needs neither, such as --method.name sga"
+            f"recipe key method: none is named, and the default, {recipe.method['name']}, needs {' and '.join(missing)}"
+            "; give them, or name a method that needs neither, such as --method.name sga"
         )
 
 

@@ -37,7 +37,8 @@ def arguments(memorizers, write_rows, tmp_path):
 
 def unlearn(arguments, debug=False, **changes):
     given = arguments | {f"--{key}": value for key, value in changes.items()}
-    return cli.main([*(["--debug"] if debug else []), "unlearn", *(word for pair in given.items() if pair[1] is not None for word in pair)])
+    verb = ["--debug", "unlearn"] if debug else ["unlearn"]
+    return cli.main([*verb, *(word for pair in given.items() if pair[1] is not None for word in pair)])
 
 
 # --- help and verbs ---

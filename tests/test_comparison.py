@@ -303,7 +303,16 @@ def test_numeric_noise_is_no_other_text():
 
 # --- a matrix, as a file ---
 
-SMALL = {"base": {"model": {"name": "m"}, "data": {"forget": "f.jsonl"}}, "experiments": {"a": {"method": {"name": "sga"}}}}
+SMALL = {
+    "base": {"model": {"name": "m"}, "data": {"forget": "f.jsonl"}},
+    "experiments": {"a": {"method": {"name": "sga"}}},
+}
+
+
+TWO_SETS = """
+base: {model: {name: m}, method: {name: ga}}
+experiments: {a: {data: {forget: f}}, b: {data: {forget: g}}}
+"""
 
 
 def test_an_experiment_stores_only_its_deviations(tmp_path):
@@ -354,7 +363,7 @@ def test_an_experiment_that_names_no_method_is_the_default_recipe(tmp_path):
         ("base: {}\nseeds: [0, 0]\nexperiments: {a: {}}", "seeds"),
         ("base: {}\nseeds: 3\nexperiments: {a: {}}", "seeds"),
         ("recipe: none.yaml\nexperiments: {a: {}}", "none.yaml"),
-        ("base: {model: {name: m}, method: {name: ga}}\nexperiments: {a: {data: {forget: f}}, b: {data: {forget: g}}}", "'a' and 'b'"),
+        (TWO_SETS, "'a' and 'b'"),
         ("base: {model: {name: m}, data: {forget: f}}\nexperiments: {a: {method: {name: magic}}}", "'a'.*magic"),
         ("base: {", "line"),
     ],

@@ -72,6 +72,7 @@ def test_a_recipe_that_names_no_method_is_the_default_one(write):
     flags = ["--model.name", "m", "--data.forget", "f", "--data.retain", "r", "--data.reference", "u"]
     assert recipe.as_dict(load_recipe(overrides=flags)) == run
     assert recipe.as_dict(load_recipe(write(yaml.safe_dump(DEFAULT)))) == run
+    assert recipe.as_dict(recipe.from_mapping(DEFAULT | {"method": None})) == run
 
 
 def test_own_keys_and_flags_win_over_the_default_recipe(write):
