@@ -143,7 +143,7 @@ def test_auto_takes_the_scale_with_the_fewest_outliers_within_the_budget(problem
 def outliers(high, perplexity):
     return {
         "outliers_high": high, "outliers_low_new": 0, "extractable": 0, "memorization_accuracy_mean": 0.5,
-        "validation_perplexity": perplexity,
+        "longest_verbatim_run_max": 9, "validation_perplexity": perplexity,
     }  # fmt: skip
 
 

@@ -167,6 +167,14 @@ def test_of_epochs_without_outliers_the_one_that_is_told_apart_least_then_perple
     assert stopping.merit(record(high=2) | {"membership_auc_loss": 0.5}) > stopping.merit(epochs[0])
 
 
+def test_without_a_validation_set_the_shortest_run_decides_not_the_lowest_accuracy():
+    """Past what never-seen text has, a lower accuracy is damage; with a validation set its perplexity decides first."""
+    epochs = [record(mean=0.14, run=15, perplexity=None), record(mean=0.15, run=12, perplexity=None)]
+    assert min(epochs, key=stopping.merit) is epochs[1]
+    assert min([record(run=15, perplexity=9.0), record(run=12)], key=stopping.merit)["longest_verbatim_run_max"] == 15
+    assert min([record(mean=0.4), record(mean=0.3)], key=stopping.merit)["memorization_accuracy_mean"] == 0.3
+
+
 # --- one step ---
 
 

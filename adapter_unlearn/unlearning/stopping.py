@@ -76,21 +76,24 @@ def too_far(budget: float | None, record: dict[str, Any], before: dict[str, Any]
     return f"validation perplexity was {shown}, past its budget of {budget:+.1%}"
 
 
-ORDER = "fewest outliers, then likest to never-seen text, then lowest perplexity"
+ORDER = "fewest outliers, then likest to never-seen text, then lowest perplexity, then shortest run"
 """What `merit` goes by, for the user."""
 
 TOLERANCE = 0.1
 """How far from 0.5 the AUC of loss may be, and forget and reference set still count as alike."""
 
 
-def merit(record: dict[str, Any]) -> tuple[float, float, float, float, float]:
-    """Sorts epochs, best first: fewest outliers, fewest extractable, least told apart, then perplexity, mean accuracy.
+def merit(record: dict[str, Any]) -> tuple[float, ...]:
+    """Sorts epochs, best first: fewest outliers, fewest extractable, least told apart, lowest perplexity, shortest run,
+    lowest mean accuracy.
 
     Told apart from the reference set by loss, that is, and only by more than TOLERANCE; without one it does not count.
+    Without a validation set the run decides: the lowest mean accuracy of all is where most damage was done.
     """
     outliers = record["outliers_high"] + record["outliers_low_new"]
     told_apart = record.get("membership_auc_loss")
     excess = 0.0 if told_apart is None else max(abs(told_apart - 0.5) - TOLERANCE, 0.0)
     perplexity = record["validation_perplexity"]
     perplexity = math.inf if perplexity is None else perplexity
-    return (outliers, record["extractable"], excess, perplexity, record["memorization_accuracy_mean"])
+    run, mean = record["longest_verbatim_run_max"], record["memorization_accuracy_mean"]
+    return (outliers, record["extractable"], excess, perplexity, run, mean)
