@@ -22,7 +22,7 @@ from adapter_unlearn.memorization.outliers import PAPER
 from adapter_unlearn.pipeline import unlearning_run
 from adapter_unlearn.recipe import Training
 from adapter_unlearn.reporting import facts
-from adapter_unlearn.unlearning import loop, methods, passes, rate_probe, records, stages, stopping, trial
+from adapter_unlearn.unlearning import loop, methods, passes, rate_probe, records, stages, stopping, trial, twins
 from adapter_unlearn.unlearning.losses import LOSSES
 
 BASE = {"validation_perplexity": 10.0}
@@ -251,6 +251,21 @@ def test_the_objective_is_that_of_the_terms(problem):
         total[term.name] = np.mean(values)
     assert record["loss"] == pytest.approx(total, rel=1e-5) and record["steps"] == 0
     assert record["objective"] == pytest.approx(total["forget"] + 3.0 * total["retain"], rel=1e-5)
+
+
+def test_twins_count_as_much_as_they_come_to_count_in_a_run(problem, monkeypatch):
+    """In the objective and in the steps; in a run itself they begin by counting once."""
+    model, task = problem()
+    training = dataclasses.replace(AUTO, optimizer="sgd")  # Adam's first steps do not feel how large a gradient is
+
+    def found(weight):
+        monkeypatch.setattr(twins, "TYPICAL", weight)
+        measure = probing(model, task, one_stage("match", retain_weight=1e-9), training)
+        return measure(0.0)["loss"]["forget"], measure(1e-3)["loss"]["forget"] / weight
+
+    typical, (once, gently), (thrice, harder) = twins.TYPICAL, found(1.0), found(3.0)
+    assert typical > 1 and thrice == pytest.approx(3 * once, rel=1e-6)
+    assert harder < gently < once
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

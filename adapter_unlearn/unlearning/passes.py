@@ -50,9 +50,10 @@ class Reference:
 
 
 def reference_of(
-    model: Any, adapter: str, stage: Stage, task: Task, scored: pd.DataFrame, batch_size: int
+    model: Any, adapter: str, stage: Stage, task: Task, scored: pd.DataFrame, batch_size: int, weight: float = 1.0
 ) -> Reference:
-    """The reference of the stage that trains this adapter; `scored` is the forget set as that stage finds it."""
+    """The reference of the stage that trains this adapter; `scored` is the forget set as that stage finds it, `weight`
+    what distances to twins count."""
     tokens = np.array(scoring.predicted_tokens(task.forget))
     beneath = [name for name in model.active_adapters if name != adapter]
     wanted = None
@@ -60,7 +61,7 @@ def reference_of(
         assert task.reference is not None and task.reference_sequences is not None, "checked with the recipe"
         never_seen = token_levels(model, task.reference_sequences, batch_size, beneath)
         lent = twins.levels(twins.pair(task.before, task.reference), tokens.tolist(), never_seen)
-        wanted = twins.asked(lent, twins.no_pressure(len(lent)))
+        wanted = twins.asked(lent, twins.no_pressure(len(lent), weight))
     return Reference(beneath, -scored["loss"].to_numpy(dtype=float) * tokens, wanted)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from adapter_unlearn import models
-from adapter_unlearn.unlearning import passes, rate_probe, records
+from adapter_unlearn.unlearning import passes, rate_probe, records, twins
 from adapter_unlearn.unlearning.step import restore, snapshot, take_step, trainable
 
 if TYPE_CHECKING:
@@ -42,11 +42,14 @@ def probing(
         Learning rate -> a record: the objective (coefficient x loss, over the stage's terms) on rows that are the same
         at every rate, and the validation perplexity, after `rate_probe.STEPS` steps as `loop.train` takes them; after
         none at rate 0. The objective is NaN if a step was not finite. Every call starts from the same adapter, the
-        same draws and a fresh optimizer. The twins' levels stay what they are at first.
+        same draws and a fresh optimizer. The twins' levels stay what they are at first, but count as much as they come
+        to count in a run: at first a large retain weight speaks for a rate that hardly moves anything.
     """
     standing = start or records.base_outcome(task)
     with _taken_back(model):
-        reference = passes.reference_of(model, adapter, stage, task, standing.scored, training.batch_size)
+        reference = passes.reference_of(
+            model, adapter, stage, task, standing.scored, training.batch_size, twins.TYPICAL
+        )
     fixed = np.random.default_rng(seed)
     found = [(term, _some(rows, fixed)) for term, rows in passes.select(stage, task, standing.scored, fixed)]
     found += [(term, _some(np.arange(len(task.retain or [])), fixed)) for term in passes.retain_terms(stage, task)]
