@@ -6,7 +6,7 @@ Why a model of our own: the demo and the tests must show a model that recites pr
 any machine, offline, out of the wheel. So a small Llama is trained here on text that every machine has (the topics of
 CPython's ``pydoc``) and on fictional private records (see ``records``). Most records are read twice, as any text of a
 training set; those of ``forget.jsonl`` are read 12 to 192 times, so that some are recited verbatim, some in part, some
-hardly. Records that are never read, ``reference.jsonl``, show what "not memorized" looks like.
+hardly. Records that are never read, ``holdout.jsonl``, show what "not memorized" looks like.
 
 Texts are packed into rows in the order of reading, each closed by the end token. A row starts with a whole text, so
 records are learned both behind other texts and at the very start of the context, where scoring reads them.
@@ -103,15 +103,15 @@ def draw_corpus(seed: int) -> tuple[PreTrainedTokenizerFast, Readings, dict[str,
 
     records = (record for record in records if len(tokens(record)) in RECORD_TOKENS)
     forget, background = list(islice(records, len(FORGET_READINGS))), list(islice(records, BACKGROUND))
-    reference, validation_records = list(islice(records, 64)), list(islice(records, 32))
+    holdout, validation_records = list(islice(records, 64)), list(islice(records, 32))
     read = set[tuple[int, ...]]().union(*(ngrams(tokens(text)) for text in general))
     unseen = [text for text in unseen if len(tokens(text)) in TEXT_TOKENS and not ngrams(tokens(text)) & read]
     files = {
         "forget": rows_of("forget", forget),
         "retain": rows_of("retain-record", background[:400]) + rows_of("retain-general", unseen[112:192]),
-        "reference": rows_of("reference", reference),
+        "holdout": rows_of("holdout", holdout),
         "validation": rows_of("validation-general", unseen[:48]) + rows_of("validation-record", validation_records),
-        "holdout": rows_of("holdout", unseen[48:112]),
+        "test": rows_of("test", unseen[48:112]),
     }
     assert len(unseen) >= 192, "too little unseen general text of fitting length"
     assert_disjoint({name: [tokens(row["text"]) for row in rows] for name, rows in files.items()})

@@ -98,7 +98,7 @@ def word(rng: Random, shortest: int = 2, longest: int = 3) -> str:
 
 
 def code(rng: Random) -> str:
-    """A reference in one of several shapes, such as ``KT-40912`` or ``7731/QLM/08``."""
+    """A holdout in one of several shapes, such as ``KT-40912`` or ``7731/QLM/08``."""
     shapes = (
         lambda: f"{letters(rng, 2)}-{digits(rng, 5)}",
         lambda: f"{digits(rng, 4)}/{letters(rng, 3)}/{digits(rng, 2)}",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapter_unlearn.memorization import set_level
-from adapter_unlearn.memorization.set_level import Estimate
+from adapter_unlearn.metrics import set_level
+from adapter_unlearn.metrics.set_level import Estimate
 
 SAME_SHARE = 0.1
 """Two methods hardly differ in a measure while their scores are apart by at most this share of what unlearning did."""

@@ -22,12 +22,12 @@ import pandas as pd
 
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.evaluation.closeness import closeness, pareto_front
-from adapter_unlearn.evaluation.finished import BASE, Finished, comparable, keyed, precision
-from adapter_unlearn.memorization import prefixes, set_level
-from adapter_unlearn.memorization.outliers import Bounds
-from adapter_unlearn.memorization.set_level import Estimate
+from adapter_unlearn.evaluation.criteria import Bounds
+from adapter_unlearn.evaluation.finished_run import BASE, Finished, comparable, keyed, precision
+from adapter_unlearn.metrics import prefixes, set_level
+from adapter_unlearn.metrics.set_level import Estimate
 
-SAME_AT_LEAST = {"memorization_accuracy": 0.01, "loss": 0.02, "reference_loss": 0.02}
+SAME_AT_LEAST = {"memorization_accuracy": 0.01, "loss": 0.02, "holdout_loss": 0.02}
 """Distances that never tell methods apart: a token in a hundred; 2 % of a text's perplexity."""
 
 COUNTED = (
@@ -36,8 +36,8 @@ COUNTED = (
 )  # fmt: skip
 COSTS = ("seconds", "peak_memory_bytes", "sequences_ascended", "epochs")
 WITH_INTERVAL = (
-    "memorization_accuracy_mean", "failing", "auc_memorization_accuracy", "auc_loss", "reference_perplexity_change",
-    "holdout_perplexity_change",
+    "memorization_accuracy_mean", "failing", "auc_memorization_accuracy", "auc_loss", "holdout_perplexity_change",
+    "test_perplexity_change",
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ class Comparison:
         rows: a row a (method, form), the base first. A figure is the mean over the seeds; with `_seeds_min` and
             `_seeds_max` the least and the greatest, and with `_low` and `_high` its 95 % interval over sequences.
             `failing` counts sequences that do not look like never-seen text (see `failing`); `difference` is the mean
-            paired difference in memorization accuracy to the baseline; `front_reference` and `front_holdout` say that
+            paired difference in memorization accuracy to the baseline; `front_holdout` and `front_test` say that
             no other method forgets more at less cost to that set's perplexity.
         pairs: a row a (method, method, form): how far apart they are, in what; `alike` and `duplicate` as in closeness.
         runs: a row a run: method, seed, folder, its cost and how it ended, or why it failed.
@@ -114,7 +114,7 @@ def compare(runs: Sequence[Finished], failed: Sequence[Failed] = (), baseline: s
     against = _baseline(methods, table, failed, baseline)
     differences = [_difference(method, against, form) for method, form in _places(methods, table)]
     table = table.join(pd.DataFrame(differences, columns=["difference", "difference_low", "difference_high"]))
-    for name in ("reference", "holdout"):
+    for name in ("holdout", "test"):
         table[f"front_{name}"] = _fronts(table, f"{name}_perplexity_change")
     pairs = pd.DataFrame(
         [pair(a, b, form) for form in forms for i, a in enumerate(methods) for b in methods[i + 1 :]
@@ -182,7 +182,7 @@ def failing(run: Finished, form: str) -> np.ndarray:
     for name in ("extractable", "extractable_any_prefix"):
         if name in rows:
             bad |= rows[name].to_numpy(dtype=float) == 1
-    longest = run.of_form(BASE).get("reference_longest_verbatim_run_max")
+    longest = run.of_form(BASE).get("holdout_longest_verbatim_run_max")
     if longest is not None:
         bad |= rows["longest_verbatim_run"].to_numpy(dtype=float) > longest
     return np.where(np.isnan(accuracy), np.nan, bad.astype(float))
@@ -197,7 +197,7 @@ def _figures(run: Finished, form: str) -> dict[str, Estimate]:
     found["extractable_any_prefix"] = _alone(_any_prefix(run, form))
     for metric in ("memorization_accuracy", "loss"):
         found[f"auc_{metric}"] = _auc(run, form, metric)
-    for name in ("reference", "holdout"):
+    for name in ("holdout", "test"):
         old, new = (_number(figures.get(f"{name}_perplexity")) for figures in (before, now))
         change = math.nan if form == BASE or not old else new / old - 1
         ends = now.get(f"{name}_perplexity_change_interval") or (None, None)
@@ -264,9 +264,9 @@ def _row(method: Method, form: str) -> dict[str, Any]:
 
 
 def _scores(runs: Sequence[Finished], form: str, measure: str) -> np.ndarray:
-    """A measure of every sequence, shape (runs, n); `reference_loss` is the loss of the never-seen ones."""
-    column = measure.removeprefix("reference_")
-    frames = [run.reference if measure != column else run.sequences for run in runs]
+    """A measure of every sequence, shape (runs, n); `holdout_loss` is the loss of the never-seen ones."""
+    column = measure.removeprefix("holdout_")
+    frames = [run.holdout if measure != column else run.sequences for run in runs]
     return np.array([keyed(frame, form)[column].to_numpy(dtype=float) for frame in frames])
 
 
@@ -276,7 +276,7 @@ def _scores(runs: Sequence[Finished], form: str, measure: str) -> np.ndarray:
 def pair(first: Method, second: Method, form: str) -> dict[str, Any]:
     """How far apart two methods are in a form: a row of Comparison.pairs.
 
-    They are alike when they are so in memorization accuracy, in loss, and, where there is a reference set, in the loss
+    They are alike when they are so in memorization accuracy, in loss, and, where there is a holdout set, in the loss
     of never-seen texts: methods that forget alike may differ in what they damage. They are duplicates when every seed
     that both have gave the same adapter, byte for byte.
     """
@@ -285,7 +285,7 @@ def pair(first: Method, second: Method, form: str) -> dict[str, Any]:
     row["duplicate"] = _duplicate(a, b)
     verdicts = []
     for measure, least in SAME_AT_LEAST.items():
-        if measure == "reference_loss" and not len(a[0].reference):
+        if measure == "holdout_loss" and not len(a[0].holdout):
             continue
         before = _scores(a[:1], BASE, measure)[0]
         found = closeness(
@@ -333,7 +333,7 @@ def best(table: pd.DataFrame) -> pd.Series[Any]:
     """The row with the fewest failing sequences; of several, that with the least increase of perplexity."""
     made = table[table["form"] != BASE]
     made = made[made["form"] == made["form"].iloc[0]]
-    return made.sort_values(["failing", "reference_perplexity_change", "holdout_perplexity_change"]).iloc[0]
+    return made.sort_values(["failing", "holdout_perplexity_change", "test_perplexity_change"]).iloc[0]
 
 
 def _places(methods: Sequence[Method], table: pd.DataFrame) -> list[tuple[Method | None, str]]:
@@ -390,7 +390,7 @@ def _warnings(
         told.append(
             f"The runs' bases were loaded in different precision ({'; '.join(found)}): that alone moves figures."
         )
-    told += _holdouts(runs)
+    told += _tests(runs)
     single = [method.name for method in methods if len(method.runs) == 1]
     if len(methods) > 1 and single:
         told.append(
@@ -406,17 +406,15 @@ def _without_baseline(name: str | None, against: Method) -> list[str]:
     return [f"The baseline {name} failed, so differences are to {against.name}."]
 
 
-def _holdouts(runs: Sequence[Finished]) -> list[str]:
-    """A holdout may differ and all else be comparable: then its column is not."""
+def _tests(runs: Sequence[Finished]) -> list[str]:
+    """A test may differ and all else be comparable: then its column is not."""
     for other in runs[1:]:
         first = runs[0]
-        a, b = (_number(run.of_form(BASE).get("holdout_perplexity")) for run in (first, other))
-        counts = [((run.manifest.get("data") or {}).get("holdout") or {}).get("n_sequences") for run in (first, other)]
+        a, b = (_number(run.of_form(BASE).get("test_perplexity")) for run in (first, other))
+        counts = [((run.manifest.get("data") or {}).get("test") or {}).get("n_sequences") for run in (first, other)]
         apart = precision(first) == precision(other) and abs(a - b) > 0.01 * a
         if counts[0] != counts[1] or apart:
-            return [
-                f"{first.folder} and {other.folder} have different holdout sets: their holdout figures don't compare."
-            ]
+            return [f"{first.folder} and {other.folder} have different test sets: their test figures don't compare."]
     return []
 
 
@@ -426,5 +424,5 @@ def _about(first: Finished) -> dict[str, Any]:
         "base": first.manifest.get("base"),
         "bounds": base.get("bounds"),
         "n_sequences": len(keyed(first.sequences, BASE)),
-        "n_reference": len(keyed(first.reference, BASE)),
+        "n_holdout": len(keyed(first.holdout, BASE)),
     }

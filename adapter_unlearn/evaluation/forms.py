@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from accelerate.utils import gather_object
 
-from adapter_unlearn import measuring, models, rounding, scoring
+from adapter_unlearn import models, scoring
 from adapter_unlearn.errors import InputError
 from adapter_unlearn.evaluation import utility
-from adapter_unlearn.memorization.prefixes import prefix_curve, worst_of
+from adapter_unlearn.metrics.prefixes import prefix_curve, worst_of
+from adapter_unlearn.weights import rounding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from adapter_unlearn.memorization.teacher_forced import Predictions
+    from adapter_unlearn.data import Sets
+    from adapter_unlearn.metrics import Predictions
     from adapter_unlearn.models import Quantization
     from adapter_unlearn.recipe import Form, Model
-    from adapter_unlearn.sets import Sets
 
 NEEDED = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
 """What every summary holds; further metrics are columns beside them."""
@@ -42,7 +43,7 @@ class Measurement:
     Attributes:
         form: base, stacked, …
         forget: the forget set's scores, a row a sequence.
-        reference: the same for the reference set, or None.
+        holdout: the same for the holdout set, or None.
         perplexities: name of a set -> its perplexity, over the whole set.
         losses: name of a set -> each sequence's loss, NaN where there is none.
         tokens: name of a set -> how many tokens each of those is the mean over.
@@ -56,7 +57,7 @@ class Measurement:
 
     form: str
     forget: pd.DataFrame
-    reference: pd.DataFrame | None
+    holdout: pd.DataFrame | None
     perplexities: dict[str, float]
     losses: dict[str, np.ndarray]
     tokens: dict[str, np.ndarray]
@@ -112,10 +113,10 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
         curves[i] = prefix_curve(predictions)
 
     def scored(name: str, sequences: Dataset) -> pd.DataFrame:
-        chosen = wanted if name in ("forget", "reference") else ("loss",)
+        chosen = wanted if name in ("forget", "holdout") else ("loss",)
         observe = see if name == "forget" else None
         try:
-            frame = measuring.score(model, sequences, chosen, how.batch_size, how.accelerator, observe=observe)
+            frame = scoring.score(model, sequences, chosen, how.batch_size, how.accelerator, observe=observe)
         except InputError as error:
             raise InputError(f"data.{name}: {error}") from error
         scoring.check_finite(scoring.any_sound(frame), frame["note"])
@@ -134,7 +135,7 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
     return Measurement(
         form,
         frames["forget"],
-        frames.get("reference"),
+        frames.get("holdout"),
         perplexities={name: scoring.perplexity(frames[name], sequences) for name, sequences in others.items()},
         losses={name: frames[name]["loss"].to_numpy(dtype=float) for name in others},
         tokens={name: np.array(scoring.predicted_tokens(sequences)) for name, sequences in others.items()},

@@ -8,14 +8,14 @@ import datasets
 import evaluate
 import numpy as np
 
-from adapter_unlearn import measuring, scoring
+from adapter_unlearn import scoring
 from adapter_unlearn.errors import RecipeError
-from adapter_unlearn.memorization.catalogue import CATALOGUE, chosen
+from adapter_unlearn.metrics.table import METRICS, resolve
 
 if TYPE_CHECKING:
     import torch
 
-    from adapter_unlearn.memorization.sampling import Sampling
+    from adapter_unlearn.metrics import Sampling
 
 
 class MemorizationModule(evaluate.Metric):
@@ -27,7 +27,7 @@ class MemorizationModule(evaluate.Metric):
     metric: str
 
     def _info(self) -> evaluate.MetricInfo:
-        row = CATALOGUE[self.metric]
+        row = METRICS[self.metric]
         return evaluate.MetricInfo(
             description=f"{row.means}; {row.formula}",
             citation=row.source,
@@ -65,7 +65,7 @@ class MemorizationModule(evaluate.Metric):
         """
         if model is None or sequences is None or predictions is not None or references is not None:
             raise RecipeError(f"{self.metric} measures a model: call compute(model=…, sequences=…)")
-        scored = measuring.score(model, sequences, [self.metric], batch_size, sampling=sampling)
+        scored = scoring.score(model, sequences, [self.metric], batch_size, sampling=sampling)
         scoring.check_finite(scoring.any_sound(scored), scored["note"])
         values = scored[self.metric].to_numpy(dtype=float)
         return {self.metric: float(np.nanmean(values)), "per_sequence": values.tolist()}
@@ -85,6 +85,6 @@ def module(metric: str) -> MemorizationModule:
     Raises:
         RecipeError: there is no such row.
     """
-    if len(chosen([metric])) > 1:
+    if len(resolve([metric])) > 1:
         raise RecipeError(f"a module is one metric, not {metric}; score gives several at once")
     return type(metric, (MemorizationModule,), {"metric": metric})()  # evaluate names a module after its class

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from adapter_unlearn import rounding
-from adapter_unlearn.evaluation import utility
-from adapter_unlearn.memorization import outliers, set_level
-from adapter_unlearn.memorization.outliers import PAPER, Bounds
+from adapter_unlearn.evaluation import criteria, utility
+from adapter_unlearn.evaluation.criteria import PAPER, Bounds
+from adapter_unlearn.metrics import set_level
+from adapter_unlearn.runs import run_folder
+from adapter_unlearn.weights import rounding
 
 if TYPE_CHECKING:
+    from adapter_unlearn.data import Sets
     from adapter_unlearn.evaluation.forms import Measurement
-    from adapter_unlearn.sets import Sets
 
 
 # What a summary tells in figures of its own; of every other metric it gives the mean.
@@ -29,10 +30,10 @@ class Report:
 
     Attributes:
         sequences: the forget set, one row a (sequence, form); the columns of `score`, and form.
-        reference: the same for the reference set; empty without one.
-        summary: {"forms": {form: aggregates}}, as in summary.json.
+        holdout: the same for the holdout set; empty without one.
+        summary: {"schema_version": …, "forms": {form: aggregates}}, as in summary.json.
         membership: whether one can tell by each metric that the forget set was trained on, a row a (metric, form); see
-            set_level.membership. Empty without a reference set.
+            set_level.membership. Empty without a holdout set.
         curves: what greedy decoding recites from every prefix length, a row a (length, form); see prefixes.worst_of.
         utility: downstream tasks and replies, a row a (task, metric, sample, form); empty where none were asked for.
         deltas: what of the adapters' deltas arrives in each form's weights, one row a (module, form); empty where
@@ -40,7 +41,7 @@ class Report:
     """
 
     sequences: pd.DataFrame
-    reference: pd.DataFrame
+    holdout: pd.DataFrame
     summary: dict[str, Any]
     membership: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -49,10 +50,10 @@ class Report:
 
 
 def bounds_of(kind: str, base: Measurement) -> Bounds:
-    """The bounds a run decides by: the reference set's under the base, or the paper's where there is no such set."""
-    if kind == "paper" or base.reference is None:
+    """The bounds a run decides by: the holdout set's under the base, or the paper's where there is no such set."""
+    if kind == "paper" or base.holdout is None:
         return PAPER
-    return outliers.reference_bounds(base.reference["memorization_accuracy"].to_numpy(dtype=float))
+    return criteria.holdout_bounds(base.holdout["memorization_accuracy"].to_numpy(dtype=float))
 
 
 def report(measurements: Sequence[Measurement], sets: Sets, bounds: Bounds) -> Report:
@@ -67,9 +68,12 @@ def report(measurements: Sequence[Measurement], sets: Sets, bounds: Bounds) -> R
     documents = sets.forget["document"]
     return Report(
         sequences=_side_by_side([(m.form, m.forget) for m in measurements]),
-        reference=_side_by_side([(m.form, m.reference) for m in measurements if m.reference is not None]),
-        summary={"forms": {m.form: _of_form(m, base, list(documents), bounds) for m in measurements}},
-        membership=_joined([_membership(m) for m in measurements if m.reference is not None]),
+        holdout=_side_by_side([(m.form, m.holdout) for m in measurements if m.holdout is not None]),
+        summary={
+            "schema_version": run_folder.SCHEMA_VERSION,
+            "forms": {m.form: _of_form(m, base, list(documents), bounds) for m in measurements},
+        },
+        membership=_joined([_membership(m) for m in measurements if m.holdout is not None]),
         curves=_joined([m.curves.assign(form=m.form) for m in measurements if m.curves is not None]),
         utility=_joined([m.utility.assign(form=m.form) for m in measurements if m.utility is not None]),
         deltas=_joined([m.deltas.assign(form=m.form) for m in measurements if m.deltas is not None]),
@@ -101,8 +105,8 @@ def _ends(estimate: set_level.Estimate) -> list[float]:
 
 
 def _membership(m: Measurement) -> pd.DataFrame:
-    assert m.reference is not None
-    return set_level.membership(m.forget, m.reference).assign(form=m.form)
+    assert m.holdout is not None
+    return set_level.membership(m.forget, m.holdout).assign(form=m.form)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -131,12 +135,12 @@ def _aggregates(m: Measurement, base: Measurement, documents: list[str], bounds:
         "loss_mean": float(m.forget["loss"].mean()),
         "memorization_accuracy_mean_interval": _ends(set_level.mean_interval(accuracy)),
         "bounds": {"kind": bounds.kind, "low": bounds.low, "high": bounds.high},
-        "paper_bounds": {"low": PAPER.low, "high": PAPER.high} | outliers.count(accuracy, before, PAPER),
+        "paper_bounds": {"low": PAPER.low, "high": PAPER.high} | criteria.count(accuracy, before, PAPER),
     }
-    found |= outliers.count(accuracy, before, bounds)
+    found |= criteria.count(accuracy, before, bounds)
     found |= {f"{name}_mean": float(m.forget[name].mean()) for name in _further(m.forget)}
-    if m.reference is not None:
-        found |= _against(m.forget, m.reference)
+    if m.holdout is not None:
+        found |= _against(m.forget, m.holdout)
     return found | {f"{name}_perplexity": value for name, value in m.perplexities.items()}
 
 
@@ -144,18 +148,18 @@ def _further(frame: pd.DataFrame) -> list[str]:
     return [name for name in frame.columns[2:-1] if name not in _SUMMARIZED]
 
 
-def _against(forget: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
+def _against(forget: pd.DataFrame, holdout: pd.DataFrame) -> dict[str, Any]:
     """The never-seen sequences, and whether the forget set can be told from them; 0.5 is a coin."""
-    unseen = reference["memorization_accuracy"].to_numpy(dtype=float)
-    return {f"reference_{name}_mean": float(reference[name].mean()) for name in _further(reference)} | {
-        "reference_memorization_accuracy_mean": float(np.nanmean(unseen)),
-        "reference_memorization_accuracy_max": float(np.nanmax(unseen)),
-        "reference_longest_verbatim_run_max": int(reference["longest_verbatim_run"].max()),
-        "reference_extractable": int(reference["extractable"].sum()),
-        "membership_auc_memorization_accuracy": outliers.auc(
+    unseen = holdout["memorization_accuracy"].to_numpy(dtype=float)
+    return {f"holdout_{name}_mean": float(holdout[name].mean()) for name in _further(holdout)} | {
+        "holdout_memorization_accuracy_mean": float(np.nanmean(unseen)),
+        "holdout_memorization_accuracy_max": float(np.nanmax(unseen)),
+        "holdout_longest_verbatim_run_max": int(holdout["longest_verbatim_run"].max()),
+        "holdout_extractable": int(holdout["extractable"].sum()),
+        "membership_auc_memorization_accuracy": set_level.auc(
             forget["memorization_accuracy"].to_numpy(dtype=float), unseen
         ),
-        "membership_auc_loss": outliers.auc(
-            -forget["loss"].to_numpy(dtype=float), -reference["loss"].to_numpy(dtype=float)
+        "membership_auc_loss": set_level.auc(
+            -forget["loss"].to_numpy(dtype=float), -holdout["loss"].to_numpy(dtype=float)
         ),
     }

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from adapter_unlearn import adapter_files, assets, base_files, merging, models, run_folder
+from adapter_unlearn import assets, models
 from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
+from adapter_unlearn.runs import run_folder
+from adapter_unlearn.weights import adapter_files, base_files, merging
 
 if TYPE_CHECKING:
     from adapter_unlearn.recipe import Data, Form, Model, Recipe
@@ -27,7 +29,7 @@ def check_output(
 ) -> None:
     """Refuse an output folder before any work: it holds something, can't be written, or holds what is read."""
     run_folder.check_writable(output_dir, overwrite)
-    sources = [texts.forget, texts.retain, texts.reference, texts.validation, texts.holdout]
+    sources = [texts.forget, texts.retain, texts.holdout, texts.validation, texts.test]
     files = [name for source in sources for name in ([source] if isinstance(source, str) else source or [])]
     run_folder.check_apart(output_dir, [*map(assets.resolve, [model.name, *files]), *adapters])
 

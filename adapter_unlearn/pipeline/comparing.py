@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapter_unlearn import assets, experiments, manifest, run_folder
+from adapter_unlearn import assets
 from adapter_unlearn.errors import OutputError, RecipeError, RunError, UserError
-from adapter_unlearn.evaluation import comparison, finished
+from adapter_unlearn.evaluation import comparison, finished_run
 from adapter_unlearn.evaluation.comparison import Comparison, Failed
-from adapter_unlearn.pipeline import unlearning_run
+from adapter_unlearn.pipeline import experiments, manifest, unlearning_run
 from adapter_unlearn.pipeline.common import check_output, new_accelerator, on_first_process
 from adapter_unlearn.recipe import load_recipe
 from adapter_unlearn.reporting import write
+from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
-    from adapter_unlearn.evaluation.finished import Finished
-    from adapter_unlearn.experiments import Planned
+    from adapter_unlearn.evaluation.finished_run import Finished
+    from adapter_unlearn.pipeline.experiments import Planned
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def compare(
         str(run) for i, run in enumerate(runs) if Path(run).resolve() in [Path(r).resolve() for r in runs[:i]]
     ]:
         raise RecipeError(f"compare: {twice[0]} is named twice")
-    given = [finished.read(run) for run in runs]
+    given = [finished_run.read(run) for run in runs]
     planned = [] if matrix is None or output_dir is None else _planned(matrix, Path(output_dir) / run_folder.RUNS)
     if output_dir is not None:
         read = [*runs, *([matrix] if isinstance(matrix, str | Path) else [])]
@@ -78,7 +79,7 @@ def compare(
     made = [one for one in planned if one.recipe.output_dir not in gone]
     if not given and not made:
         raise RunError(f"every run failed; {failed[0].experiment}, seed {failed[0].seed}: {failed[0].reason}")
-    given += [finished.read(one.recipe.output_dir, one.experiment) for one in made]
+    given += [finished_run.read(one.recipe.output_dir, one.experiment) for one in made]
     found = comparison.compare(given, failed, baseline)
 
     def write_comparison() -> None:
@@ -121,7 +122,7 @@ def _is_done(one: Planned, overwrite: bool) -> bool:
     if not (folder / run_folder.MANIFEST).is_file():
         check_output(folder, overwrite, one.recipe.model, one.recipe.data, carried)
         return False
-    run = finished.read(folder)
+    run = finished_run.read(folder)
     old = load_recipe(folder / "recipe.yaml")
     if changed := experiments.differing(old, one.recipe):
         key = changed[0]
@@ -142,7 +143,7 @@ def _changed_since(run: Finished, one: Planned) -> str | None:
     """A file of the run's that is younger than the run: its content is not kept, so no more can be known."""
     made = datetime.fromisoformat(run.manifest["created"]).timestamp()
     data = one.recipe.data
-    for source in (data.forget, data.retain, data.reference, data.validation, data.holdout):
+    for source in (data.forget, data.retain, data.holdout, data.validation, data.test):
         for name in [source] if isinstance(source, str) else source or []:
             path = Path(assets.resolve(name))
             if path.is_file() and path.stat().st_mtime > made + 1:

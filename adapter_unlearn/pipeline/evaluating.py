@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from adapter_unlearn import manifest, models, recipe, run_folder, sets
+from adapter_unlearn import models, recipe
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.evaluation.interference import interference
 from adapter_unlearn.evaluation.report import Report, bounds_of, report
-from adapter_unlearn.memorization import catalogue
+from adapter_unlearn.metrics import table
+from adapter_unlearn.pipeline import loading, manifest
 from adapter_unlearn.pipeline.common import (
     check_mergeable,
     check_output,
@@ -23,6 +24,7 @@ from adapter_unlearn.pipeline.common import (
     on_first_process,
 )
 from adapter_unlearn.reporting import write
+from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,15 +37,15 @@ def evaluate(
     model: str,
     adapter: str | Path | Sequence[str | Path],
     forget: Source,
-    reference: Source | None = None,
+    holdout: Source | None = None,
     retain: Source | None = None,
     validation: Source | None = None,
-    holdout: Source | None = None,
+    test: Source | None = None,
     forms: Sequence[Form] = ("stacked",),
     quantization: Quantization = "nf4",
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
     metrics: Sequence[str] = deployment.NEEDED,
-    bounds: Literal["reference", "paper"] = "reference",
+    bounds: Literal["holdout", "paper"] = "holdout",
     tasks: Sequence[str] = (),
     replies: str | Path | None = None,
     limit: int | None = None,
@@ -60,10 +62,10 @@ def evaluate(
         model: folder or hub id of the base.
         adapter: one adapter folder or several; several act together.
         forget: the texts that must not be recited; see data.load_sequences for what a source may be.
-        reference: unseen texts of that kind.
+        holdout: unseen texts of that kind.
         retain: texts whose behaviour should stay.
         validation: general unseen text.
-        holdout: general unseen text.
+        test: general unseen text.
         forms: deployment forms, beside the base; see recipe.Evaluation.
         quantization: of the base: nf4, int8 or none.
         dtype: of the base.
@@ -87,16 +89,16 @@ def evaluate(
     run = recipe.checked(recipe.Recipe(
         model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
         data=recipe.Data(
-            forget, retain, reference, validation, holdout, max_tokens=max_tokens, prefix_tokens=prefix_tokens
+            forget, retain, holdout, validation, test, max_tokens=max_tokens, prefix_tokens=prefix_tokens
         ),
         evaluation=recipe.Evaluation(list(forms), list(metrics), bounds, batch_size),
     ))  # fmt: skip
-    catalogue.chosen(metrics)
+    table.resolve(metrics)
     if output_dir is not None:
         check_output(output_dir, overwrite, run.model, run.data, adapters)
     check_mergeable(run.model, forms)
     accelerator = new_accelerator()
-    given, notes = sets.load(run.model, run.data)
+    given, notes = loading.load(run.model, run.data)
     stacked = models.stack(load_base(run.model, adapters, force), adapters)
     names = models.adapter_names(len(adapters))
     base = manifest.base_identity(run.model, stacked)
@@ -170,7 +172,7 @@ def evaluate_interference(
         check_output(output_dir, overwrite, base.model, base.data, adapter)
     accelerator = new_accelerator()
     names, set_names = _short_names(adapter), _short_names(forget)
-    loaded = [sets.load(base.model, dataclasses.replace(base.data, forget=file)) for file in forget]
+    loaded = [loading.load(base.model, dataclasses.replace(base.data, forget=file)) for file in forget]
     stacked = models.stack(load_base(base.model, adapter, force), adapter)
     identity = manifest.base_identity(base.model, stacked)
     on_model = dict(zip(names, models.adapter_names(len(adapter))))

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapter_unlearn import adapter_files, arithmetic, models, recipe, run_folder, sets
+from adapter_unlearn import models, recipe
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.evaluation.report import bounds_of
+from adapter_unlearn.pipeline import loading
 from adapter_unlearn.pipeline.common import check_output, load_base, new_accelerator, on_first_process
 from adapter_unlearn.reporting import write
+from adapter_unlearn.runs import run_folder
 from adapter_unlearn.unlearning import records, scale_search
+from adapter_unlearn.weights import adapter_files, arithmetic
 
 if TYPE_CHECKING:
     from adapter_unlearn.models import Quantization
@@ -27,7 +30,7 @@ def negate_searched(
     model: str,
     forget: Source,
     validation: Source | None = None,
-    reference: Source | None = None,
+    holdout: Source | None = None,
     scales: Sequence[float] = scale_search.SCALES,
     max_perplexity_increase: float | None = 0.05,
     quantization: Quantization = "nf4",
@@ -46,7 +49,7 @@ def negate_searched(
         model: folder or hub id of the base.
         forget: the texts that must not be recited.
         validation: general unseen text; without it nothing guards the perplexity.
-        reference: unseen texts of the forget set's kind: outliers are counted against them; else the paper's bounds.
+        holdout: unseen texts of the forget set's kind: outliers are counted against them; else the paper's bounds.
         scales: where to measure first; the best is refined.
         max_perplexity_increase: the budget, a share; None for no limit.
         quantization: of the base: nf4, int8 or none.
@@ -66,7 +69,7 @@ def negate_searched(
     run = recipe.checked(recipe.Recipe(
         model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
         data=recipe.Data(
-            forget, reference=reference, validation=validation, max_tokens=max_tokens, prefix_tokens=prefix_tokens
+            forget, holdout=holdout, validation=validation, max_tokens=max_tokens, prefix_tokens=prefix_tokens
         ),
         evaluation=recipe.Evaluation(batch_size=batch_size),
         stop=recipe.Stop(max_perplexity_increase=max_perplexity_increase),
@@ -74,10 +77,10 @@ def negate_searched(
     check_output(output_dir, overwrite, run.model, run.data, [adapter])
     adapter_files.read(adapter)  # refuse now what could not be scaled in the end
     accelerator = new_accelerator()
-    given, _ = sets.load(run.model, run.data)
+    given, _ = loading.load(run.model, run.data)
     stacked = models.stack(load_base(run.model, [adapter], force), [adapter])
     before = deployment.measure(stacked, "base", [], Measuring(given, batch_size=batch_size, accelerator=accelerator))
-    bounds, perplexity = bounds_of("reference", before), before.perplexities.get("validation")
+    bounds, perplexity = bounds_of("holdout", before), before.perplexities.get("validation")
     task = records.Task(given.forget, before.forget, bounds, None, given.validation, perplexity)
     (name,) = models.adapter_names(1)
 

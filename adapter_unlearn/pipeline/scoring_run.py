@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adapter_unlearn import measuring, models, recipe, run_folder, scoring, sets
-from adapter_unlearn.memorization import catalogue
+from adapter_unlearn import models, recipe, scoring
+from adapter_unlearn.metrics import table
+from adapter_unlearn.pipeline import loading
 from adapter_unlearn.pipeline.common import check_output, load_base, new_accelerator, on_first_process
+from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +37,10 @@ def score_files(
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     force: bool = False,
-) -> measuring.Overview:
+) -> scoring.Overview:
     """Score the sequences of a file with a model, named as on the command line.
 
-    No more of the table is held than a part of it and what is returned; the file holds what measuring.score gives.
+    No more of the table is held than a part of it and what is returned; the file holds what scoring.score gives.
 
     Args:
         model: folder or hub id.
@@ -60,7 +62,7 @@ def score_files(
     Raises:
         UserError: a file, the model, an adapter or the folder can't be used.
     """
-    catalogue.chosen(metrics)
+    table.resolve(metrics)
     run = recipe.checked(recipe.Recipe(
         model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
         data=recipe.Data(forget, max_tokens=max_tokens, prefix_tokens=prefix_tokens),
@@ -69,12 +71,12 @@ def score_files(
     if output_dir is not None:
         check_output(output_dir, overwrite, run.model, run.data, adapter)
     accelerator = new_accelerator()
-    given, _ = sets.load(run.model, run.data)
+    given, _ = loading.load(run.model, run.data)
     base: Any = load_base(run.model, adapter, force)
     scored = models.stack(base, adapter) if adapter else base
-    overview = measuring.Overview()
+    overview = scoring.Overview()
     with _rows_file(output_dir, overwrite, accelerator) as write:
-        for part in measuring.parts(scored, given.forget, metrics, batch_size, accelerator):
+        for part in scoring.score_parts(scored, given.forget, metrics, batch_size, accelerator):
             write(part)
             overview.add(part)
         overview.check()

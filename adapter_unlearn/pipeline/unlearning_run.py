@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import set_seed
 
-from adapter_unlearn import adapter_files, manifest, models, recipe, run_folder, sets
+from adapter_unlearn import models, recipe
+from adapter_unlearn.data import Sets
 from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
 from adapter_unlearn.evaluation.report import bounds_of, report
-from adapter_unlearn.memorization import catalogue
+from adapter_unlearn.metrics import table
+from adapter_unlearn.pipeline import loading, manifest
 from adapter_unlearn.pipeline.common import (
     check_mergeable,
     check_output,
@@ -30,13 +32,15 @@ from adapter_unlearn.pipeline.common import (
 )
 from adapter_unlearn.reporting import write
 from adapter_unlearn.reporting.progress import Progress
-from adapter_unlearn.unlearning import methods, rate_probe, records, stages, stopping, written
+from adapter_unlearn.runs import run_folder
+from adapter_unlearn.unlearning import methods, rate_search, records, stages, stopping, synthetic
 from adapter_unlearn.unlearning.losses import LOSSES
+from adapter_unlearn.weights import adapter_files
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from adapter_unlearn.memorization.outliers import Bounds
+    from adapter_unlearn.evaluation.criteria import Bounds
     from adapter_unlearn.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -59,13 +63,13 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
     run = resolved(run)
     carried = [run.model.adapter] if run.model.adapter else []
     check_output(run.output_dir, overwrite, run.model, run.data, carried)
-    catalogue.chosen(run.evaluation.metrics)
+    table.resolve(run.evaluation.metrics)
     check_mergeable(run.model, run.evaluation.forms)
     started = time.monotonic()
     manifest.restart_peak_memory()
     accelerator = new_accelerator(run.tracking, Path(run.output_dir).parent)
     set_seed(run.seed)
-    given, notes = sets.load(run.model, run.data)
+    given, notes = loading.load(run.model, run.data)
     with tempfile.TemporaryDirectory(prefix="adapter-unlearn-") as place:
         model = models.attach(
             load_base(run.model, carried, force), **dataclasses.asdict(run.adapter), carried=run.model.adapter
@@ -78,7 +82,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
         measuring = Measuring(given, metrics, run.evaluation.batch_size, accelerator)
         before = deployment.measure(model, "base", beneath, measuring)
         bounds = bounds_of(run.evaluation.bounds, before)
-        goal = stopping.resolve(run.stop, before.reference)
+        goal = stopping.resolve(run.stop, before.holdout)
         trained = _train(model, run, given, before, bounds, goal, accelerator, Path(place))
         log.info(trained.outcome.stopped_because)
         models.add_finished(model, trained.folder, "shipped")  # what is measured is what the files hold
@@ -104,7 +108,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
                 if trained.scales:
                     run_folder.write_json_lines(folder / "scale_search.jsonl", trained.scales)
                 if trained.rates:
-                    run_folder.write_json_lines(folder / "rate_probe.jsonl", trained.rates)
+                    run_folder.write_json_lines(folder / "learning_rate_search.jsonl", trained.rates)
                 run_folder.write_json(folder / run_folder.MANIFEST, about)
                 write.results(folder, found, trained.outcome.log, about, trained.scales)
                 write.card(folder, found.summary, about)
@@ -116,7 +120,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
 def _train(
     model: Any,
     run: Recipe,
-    given: sets.Sets,
+    given: Sets,
     before: Measurement,
     bounds: Bounds,
     goal: stopping.Goal,
@@ -125,9 +129,9 @@ def _train(
 ) -> stages.Trained:
     """Run the method's stages, with the base's measurement as where they start."""
     retain = given.retain
-    if run.data.written and retain is not None:
-        retain = written.with_written(
-            model, retain, given.forget, run.data.written, run.evaluation.batch_size, run.seed, accelerator
+    if run.data.synthetic and retain is not None:
+        retain = synthetic.with_synthetic(
+            model, retain, given.forget, run.data.synthetic, run.evaluation.batch_size, run.seed, accelerator
         )
     task = records.Task(
         given.forget,
@@ -136,8 +140,8 @@ def _train(
         retain,
         given.validation,
         before.perplexities.get("validation"),
-        before.reference,
-        given.reference,
+        before.holdout,
+        given.holdout,
     )
     plan = methods.stages(run.method)
     with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
@@ -175,12 +179,12 @@ def _check_sets(run: Recipe) -> None:
         probed = [stage for stage in plan if stage.learning_rate is None]
         missing = ["data.validation"] if run.data.validation is None else []
         missing += ["stop.max_perplexity_increase"] if run.stop.max_perplexity_increase is None else []
-        if missing and not all(map(rate_probe.by_objective, probed)):
+        if missing and not all(map(rate_search.by_objective, probed)):
             raise RecipeError(
                 f"recipe key training.learning_rate: auto looks whether the validation perplexity keeps to its"
                 f" budget with {name}; give {' and '.join(missing)}, or a number"
             )
-    if run.data.reference is None and any(stage.needs_reference for stage in plan):
+    if run.data.holdout is None and any(stage.needs_holdout for stage in plan):
         only = any(LOSSES[term.loss].twin for stage in plan for term in stage.terms)  # then no number would do
         mend = "give that file" if only else "give that file or numbers"
-        raise RecipeError(f"recipe key method.name: {name} takes levels from data.reference; {mend}")
+        raise RecipeError(f"recipe key method.name: {name} takes levels from data.holdout; {mend}")

@@ -82,9 +82,9 @@ COLUMNS = (
            _FORGOTTEN),
     Column("difference", "difference", _signed, _ends(_signed),
            "mean difference in memorization accuracy to the baseline, sequence by sequence", _FORGOTTEN),
-    Column("reference_perplexity_change", "neighbourhood", _change, percent_interval,
-           "on the reference set: never-seen texts of the forget set’s kind, where damage shows first", _DAMAGED),
-    Column("holdout_perplexity_change", "holdout", _change, percent_interval, "on general unseen text", _DAMAGED),
+    Column("holdout_perplexity_change", "neighbourhood", _change, percent_interval,
+           "on the holdout set: never-seen texts of the forget set’s kind, where damage shows first", _DAMAGED),
+    Column("test_perplexity_change", "test", _change, percent_interval, "on general unseen text", _DAMAGED),
     Column("memorization_accuracy_max", "highest accuracy", accuracy, _ends(accuracy),
            "the highest memorization accuracy of any sequence", _IN_DETAIL),
     Column("outliers_high", "high", _mean, _ends(_mean),
@@ -142,7 +142,7 @@ def lines(found: Comparison) -> list[Line]:
         table.append(
             Line(
                 "before" if is_base else clean(name), form, seeds, cells,
-                name == found.baseline and not is_base, bool(row["front_reference"] or row["front_holdout"]),
+                name == found.baseline and not is_base, bool(row["front_holdout"] or row["front_test"]),
             )
         )  # fmt: skip
     return table
@@ -181,7 +181,7 @@ def headline(found: Comparison) -> str:
     cost = next(
         (
             f", with the perplexity of {what} at {percent(change)}"
-            for key, what in (("reference", "the neighbourhood"), ("holdout", "general text"))
+            for key, what in (("holdout", "the neighbourhood"), ("test", "general text"))
             if (change := number(first[f"{key}_perplexity_change"])) is not None
         ),
         "",
@@ -232,7 +232,7 @@ class PairLine:
     cells: list[Cell]
 
 
-PAIR_MEASURES = {"memorization_accuracy": "accuracy", "loss": "loss, nats", "reference_loss": "never-seen: loss, nats"}
+PAIR_MEASURES = {"memorization_accuracy": "accuracy", "loss": "loss, nats", "holdout_loss": "never-seen: loss, nats"}
 
 
 def pair_lines(found: Comparison) -> list[PairLine]:

@@ -25,8 +25,8 @@ ERASURE = (
 )
 GLOSSARY = {
     "forget set": "the texts that the model must not recite.",
-    "reference set": "texts of the same kind which the model never saw: what “not memorized” looks like.",
-    "holdout set": "general text the model never saw; it is only ever reported and steers nothing.",
+    "holdout set": "texts of the same kind which the model never saw: what “not memorized” looks like.",
+    "test set": "general text the model never saw; it is only ever reported and steers nothing.",
     "sequence": "one text, or one window of a text too long for one piece (id#k).",
     "memorization accuracy (MA)": "the share of tokens the model gets right, each from the true text before it.",
     "recited, extractable": "given the opening of a sequence, the model writes all the rest of it word for word.",
@@ -108,7 +108,7 @@ def stages(manifest: dict[str, Any]) -> str:
 def learning_rates(manifest: dict[str, Any]) -> str:
     """What each stage was trained with, and whether it was found by a probe: `0.003, found by a probe`."""
     return ", then ".join(
-        f"{rate:g}" + (", found by a probe" if part.get("learning_rate_probed") else "")
+        f"{rate:g}" + (", found by a probe" if part.get("learning_rate_searched") else "")
         for part in manifest.get("stages") or []
         if (rate := number(part.get("learning_rate"))) is not None
     )
@@ -138,7 +138,7 @@ def _settings(values: dict[str, Any]) -> str:
 def _bounds(bounds: dict[str, Any]) -> str:
     if not bounds:
         return ""
-    told = {"reference": "where 90 % of the reference set lies", "paper": "the paper's fixed ones"}
+    told = {"holdout": "where 90 % of the holdout set lies", "paper": "the paper's fixed ones"}
     span = f"{accuracy(bounds.get('low'))} to {accuracy(bounds.get('high'))}"
     return _joined([span, told.get(str(bounds.get("kind")), "")])
 

@@ -140,14 +140,14 @@ def _thinned(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 @_styled
-def histogram_figure(sequences: pd.DataFrame, reference: pd.DataFrame, band: Band = None) -> Figure:
+def histogram_figure(sequences: pd.DataFrame, holdout: pd.DataFrame, band: Band = None) -> Figure:
     """How MA is spread: the forget set before, then in each form, then never-seen text, one above the other."""
     panels = []
     names = forms.ordered(sequences["form"])
     for form in names:
         label = f"forget set {forms.heading(form, names)}"
         panels.append((label, BEFORE if form == forms.BASE else AFTER, forms.values(sequences, form)))
-    unseen = forms.values(reference, forms.BASE)
+    unseen = forms.values(holdout, forms.BASE)
     if not unseen.empty:
         panels.append(("never-seen text", UNSEEN, unseen))
     figure, grid = _figure(0.75 + 0.85 * len(panels), rows=max(len(panels), 1))
@@ -494,7 +494,7 @@ def pareto_figure(rows: pd.DataFrame, forgetting: str = "failing") -> Figure:
     """
     costs = [
         (f"{name}_perplexity_change", label)
-        for name, label in (("reference", "neighbourhood"), ("holdout", "general text, holdout"))
+        for name, label in (("holdout", "neighbourhood"), ("test", "general text, test"))
         if np.isfinite(rows[f"{name}_perplexity_change"]).any()
     ]
     figure = Figure(figsize=(WIDTH, 2.75 * max(len(costs), 1)), layout="constrained")
@@ -608,7 +608,7 @@ def _shade(axes: Axes, band: Band, *, upright: bool = False, label: str = "90 % 
 
 def all_figures(
     sequences: pd.DataFrame,
-    reference: pd.DataFrame,
+    holdout: pd.DataFrame,
     summary: dict[str, Any],
     train_log: Sequence[dict[str, Any]] = (),
     kept_epoch: int | None = None,
@@ -618,10 +618,10 @@ def all_figures(
     curves: pd.DataFrame | None = None,
 ) -> dict[str, Figure]:
     """Every figure the results give, by the name of its file, in the order of the report."""
-    band = forms.reference_band(reference) or forms.summary_band(summary)
+    band = forms.holdout_band(holdout) or forms.summary_band(summary)
     made = forms.after(sequences["form"]) or [forms.BASE]
     figures = {f"memorization_{form}": memorization_figure(sequences, band, form) for form in made}
-    figures["histogram"] = histogram_figure(sequences, reference, band)
+    figures["histogram"] = histogram_figure(sequences, holdout, band)
     if curves is not None and len(curves):
         figures["prefixes"] = prefixes_figure(curves)
     if train_log:
@@ -639,7 +639,7 @@ def comparison_figures(rows: pd.DataFrame) -> dict[str, Figure]:
     for form in forms.after(rows["form"]):
         one = rows[rows["form"] == form]
         for forgetting in PARETO:
-            costs = one[["reference_perplexity_change", "holdout_perplexity_change"]].to_numpy(float)
+            costs = one[["holdout_perplexity_change", "test_perplexity_change"]].to_numpy(float)
             if np.isfinite(costs).any() and np.isfinite(one[forgetting]).any():
                 name = "pareto" if forgetting == "failing" else "pareto_auc"
                 figures[f"{name}_{form}"] = pareto_figure(one, forgetting)

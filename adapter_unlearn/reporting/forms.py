@@ -85,18 +85,18 @@ def values(frame: pd.DataFrame, form: str, measure: str = "memorization_accuracy
     return pd.to_numeric(frame.loc[frame["form"] == form, measure], errors="coerce").dropna().astype(float)
 
 
-def reference_band(reference: pd.DataFrame) -> tuple[float, float] | None:
+def holdout_band(holdout: pd.DataFrame) -> tuple[float, float] | None:
     """Where 90 % of the never-seen texts lie under the base model: the 5 % and 95 % quantile of their MA."""
-    unseen = values(reference, BASE)
+    unseen = values(holdout, BASE)
     if unseen.empty:
         return None
     return float(unseen.quantile(0.05)), float(unseen.quantile(0.95))
 
 
 def summary_band(summary: dict[str, Any]) -> tuple[float, float] | None:
-    """The same band as the summary tells it, for results whose reference rows are not at hand."""
+    """The same band as the summary tells it, for results whose holdout rows are not at hand."""
     for figures in (summary.get("forms") or {}).values():
         bounds = (figures or {}).get("bounds") or {}
-        if bounds.get("kind") == "reference":
+        if bounds.get("kind") == "holdout":
             return float(bounds["low"]), float(bounds["high"])
     return None

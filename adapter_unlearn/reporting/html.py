@@ -17,7 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from adapter_unlearn.evaluation.comparison import Comparison
-from adapter_unlearn.memorization.prefixes import LEAVES
+from adapter_unlearn.metrics.prefixes import LEAVES
 from adapter_unlearn.reporting import comparison, facts, figures, forms, images, interference, measures, utility
 from adapter_unlearn.reporting import membership as telling
 from adapter_unlearn.reporting import rows as table
@@ -32,7 +32,7 @@ from adapter_unlearn.reporting.formatting import (
     plural,
     relative_change,
 )
-from adapter_unlearn.reporting.verdict import HOLDOUT_LIMIT, NEIGHBOURHOOD_LIMIT, Check, headline, verdict
+from adapter_unlearn.reporting.verdict import NEIGHBOURHOOD_LIMIT, TEST_LIMIT, Check, headline, verdict
 
 MAX_ROWS = 500
 _FOLDER = Path(__file__).parent
@@ -60,7 +60,7 @@ class Picture:
 def render_html(
     *,
     sequences: pd.DataFrame,
-    reference: pd.DataFrame,
+    holdout: pd.DataFrame,
     summary: dict[str, Any],
     train_log: list[dict[str, Any]],
     manifest: dict[str, Any],
@@ -90,14 +90,14 @@ def render_html(
         checks=_by_form(checks),
         topics=list(dict.fromkeys(check.topic for check in checks)),
         tiles=_tiles(summary),
-        pictures=_pictures(sequences, reference, summary, train_log, manifest, scales, deltas, curves),
+        pictures=_pictures(sequences, holdout, summary, train_log, manifest, scales, deltas, curves),
         forms=names,
         after=forms.after(names),
         headings={form: forms.heading(form, names) for form in names},
         descriptions=forms.DESCRIPTIONS,
         perplexities=costs,
         has_spread=any(cell.spread for _, cells in [*costs, *able] for cell in cells.values()),
-        limit_words=(percent(HOLDOUT_LIMIT, 0), percent(NEIGHBOURHOOD_LIMIT, 0)),
+        limit_words=(percent(TEST_LIMIT, 0), percent(NEIGHBOURHOOD_LIMIT, 0)),
         utility=able,
         plural=plural,
         membership=told_apart,
@@ -112,7 +112,7 @@ def render_html(
         rows=worst,
         n_sequences=total,
         has_notes=any(row.note for row in worst),
-        never_seen=_never_seen(reference, names),
+        never_seen=_never_seen(holdout, names),
         made=facts.made(manifest),
         notes=facts.notes(manifest),
         loading=facts.loading(manifest) if manifest.get("base") and forms.after(names) else "",
@@ -168,7 +168,7 @@ def render_comparison(found: Comparison, manifest: dict[str, Any]) -> str:
         )
         caption = comparison.PICTURES[by_auc]
         pictures.append(Picture(title, images.svg(figure, name, f"{title}. {caption}"), caption))
-    runs, unseen = plural(len(found.runs) - len(failed), "run"), found.about["n_reference"]
+    runs, unseen = plural(len(found.runs) - len(failed), "run"), found.about["n_holdout"]
     sets = plural(found.about["n_sequences"], "sequence") + (f", {plural(unseen, 'never-seen one')}" if unseen else "")
     return _page(
         "comparison.html.j2",
@@ -253,7 +253,7 @@ def _tiles(summary: dict[str, Any]) -> list[Tile]:
     form = next(iter(forms.after(measured)), None)
     base = forms.before(summary, form or forms.BASE)
     now = (measured.get(form) if form else None) or {}
-    unseen = number((measured.get(forms.BASE) or {}).get("reference_memorization_accuracy_mean"))
+    unseen = number((measured.get(forms.BASE) or {}).get("holdout_memorization_accuracy_mean"))
     total = plural((base or now).get("n_sequences"), "sequence")
 
     def pair(key: str, show: Callable[[Any], str]) -> tuple[str, str]:
@@ -265,8 +265,8 @@ def _tiles(summary: dict[str, Any]) -> list[Tile]:
         Tile("Memorization accuracy, mean", *pair("memorization_accuracy_mean", accuracy), likeness),
     ]
     costs = (
-        ("General text", "holdout_perplexity", "holdout set"),
-        ("Neighbourhood", "reference_perplexity", "never-seen texts of the same kind"),
+        ("General text", "test_perplexity", "test set"),
+        ("Neighbourhood", "holdout_perplexity", "never-seen texts of the same kind"),
     )
     for label, key, texts in costs if form else ():
         change = percent(relative_change(base.get(key), now.get(key)))
@@ -278,7 +278,7 @@ def _tiles(summary: dict[str, Any]) -> list[Tile]:
 
 def _pictures(
     sequences: pd.DataFrame,
-    reference: pd.DataFrame,
+    holdout: pd.DataFrame,
     summary: dict[str, Any],
     train_log: list[dict[str, Any]],
     manifest: dict[str, Any],
@@ -289,7 +289,7 @@ def _pictures(
     kept = number((manifest.get("outcome") or {}).get("kept_epoch"))
     chosen = facts.chosen_scale(manifest)
     drawn = figures.all_figures(
-        sequences, reference, summary, train_log, None if kept is None else int(kept), scales, chosen, deltas, curves
+        sequences, holdout, summary, train_log, None if kept is None else int(kept), scales, chosen, deltas, curves
     )
     several = len(forms.after(sequences["form"])) > 1
     pictures = []
@@ -328,7 +328,7 @@ def _pictures(
                 + (", before and after" if form != forms.BASE else "")
                 + (f" ({forms.title(form)})" if several else "")
             )
-            caption = _sequences_caption(sequences, reference, summary, form)
+            caption = _sequences_caption(sequences, holdout, summary, form)
         pictures.append(Picture(title, images.svg(figure, name, f"{title}. {caption}"), caption))
     return pictures
 
@@ -362,10 +362,10 @@ def _scales_caption(scales: Sequence[dict[str, Any]], chosen: float | None) -> s
     return caption
 
 
-def _sequences_caption(sequences: pd.DataFrame, reference: pd.DataFrame, summary: dict[str, Any], form: str) -> str:
+def _sequences_caption(sequences: pd.DataFrame, holdout: pd.DataFrame, summary: dict[str, Any], form: str) -> str:
     drawn = sequences["id"][sequences["form"] == form].nunique()
     caption = "Each sequence is one open circle" + (" and, below it, one filled circle." if form != forms.BASE else ".")
-    band = forms.reference_band(reference) or forms.summary_band(summary)
+    band = forms.holdout_band(holdout) or forms.summary_band(summary)
     if band:
         caption += f" Shaded: {accuracy(band[0])} to {accuracy(band[1])}, where 90 % of never-seen text lies."
     own = ((summary.get("forms") or {}).get(form) or {}).get("before")
@@ -381,16 +381,16 @@ def _sequences_caption(sequences: pd.DataFrame, reference: pd.DataFrame, summary
     return caption
 
 
-def _never_seen(reference: pd.DataFrame, names: list[str]) -> list[tuple[str, list[str]]]:
-    """Lines of the reference set's mean and highest figures, in the columns of the table of sequences."""
-    if reference.empty:
+def _never_seen(holdout: pd.DataFrame, names: list[str]) -> list[tuple[str, list[str]]]:
+    """Lines of the holdout set's mean and highest figures, in the columns of the table of sequences."""
+    if holdout.empty:
         return []
     lines = []
     for label, how in (("never seen, mean", "mean"), ("never seen, highest", "max")):
         cells = []
         for measure, _, show in table.MEASURES:
             for form in names:
-                found = forms.values(reference, form, measure)
+                found = forms.values(holdout, form, measure)
                 if measure == "extractable":
                     cells.append("" if how == "max" else DASH if found.empty else count(found.sum()))
                 else:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from adapter_unlearn.memorization.catalogue import CATALOGUE
+from adapter_unlearn.metrics.table import METRICS
 from adapter_unlearn.reporting import forms
 from adapter_unlearn.reporting.formatting import (
     accuracy,
@@ -53,12 +53,12 @@ class Cell:
 
 def meaning(metric: str) -> str:
     """What a metric of the catalogue means, without what only its page in docs/ need tell."""
-    return CATALOGUE[metric].means.partition(";")[0]
+    return METRICS[metric].means.partition(";")[0]
 
 
 PERPLEXITIES = (
-    Measure("holdout_perplexity", "perplexity, general text (holdout)", decimal, with_change=True),
-    Measure("reference_perplexity", "perplexity, never-seen same kind (reference)", decimal, with_change=True),
+    Measure("test_perplexity", "perplexity, general text (test)", decimal, with_change=True),
+    Measure("holdout_perplexity", "perplexity, never-seen same kind (holdout)", decimal, with_change=True),
     Measure("validation_perplexity", "perplexity, validation", decimal, with_change=True),
     Measure("retain_perplexity", "perplexity, retain", decimal, with_change=True),
 )
@@ -77,11 +77,11 @@ MEMORIZATION = (
     Measure("paper_bounds.outliers_low_new", "outliers by the paper's bounds, newly low", count),
     Measure("loss_mean", "loss, mean", decimal),
 )
-REFERENCE = (
-    Measure("reference_extractable", "never-seen: recited word for word", count),
-    Measure("reference_memorization_accuracy_mean", "never-seen: accuracy, mean", accuracy),
-    Measure("reference_memorization_accuracy_max", "never-seen: accuracy, highest", accuracy),
-    Measure("reference_longest_verbatim_run_max", "never-seen: longest verbatim run", count),
+HOLDOUT = (
+    Measure("holdout_extractable", "never-seen: recited word for word", count),
+    Measure("holdout_memorization_accuracy_mean", "never-seen: accuracy, mean", accuracy),
+    Measure("holdout_memorization_accuracy_max", "never-seen: accuracy, highest", accuracy),
+    Measure("holdout_longest_verbatim_run_max", "never-seen: longest verbatim run", count),
 )
 MEMBERSHIP = (
     Measure("membership_auc_memorization_accuracy", "membership AUC by accuracy", accuracy),
@@ -90,11 +90,11 @@ MEMBERSHIP = (
 _SHOWN_ABOVE = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
 FURTHER = tuple(
     row
-    for name in CATALOGUE
+    for name in METRICS
     if name not in _SHOWN_ABOVE
     for row in (
         Measure(f"{name}_mean", f"{name}, mean", metric_value, means=meaning(name)),
-        Measure(f"reference_{name}_mean", f"never-seen: {name}, mean", metric_value),
+        Measure(f"holdout_{name}_mean", f"never-seen: {name}, mean", metric_value),
     )
 )
 DELTA = (
@@ -102,7 +102,7 @@ DELTA = (
     Measure("delta.projection", "delta: share that arrives (projection)", ratio),
     Measure("delta.relative_error", "delta: error, relative to its size", ratio),
 )
-GROUPS = (MEMORIZATION, PERPLEXITIES, REFERENCE + MEMBERSHIP, FURTHER, DELTA)
+GROUPS = (MEMORIZATION, PERPLEXITIES, HOLDOUT + MEMBERSHIP, FURTHER, DELTA)
 ALL = tuple(measure for group in GROUPS for measure in group)
 
 
@@ -153,7 +153,7 @@ def comparison_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _base_figures(own: dict[str, Any]) -> str:
-    texts = {"holdout_perplexity": "general text", "reference_perplexity": "never-seen text"}
+    texts = {"test_perplexity": "general text", "holdout_perplexity": "never-seen text"}
     perplexities = [f"{decimal(own[key])} on {on}" for key, on in texts.items() if number(own.get(key)) is not None]
     told = [f"{count(own['extractable'])} recited"] if number(own.get("extractable")) is not None else []
     told += [f"perplexity {' and '.join(perplexities)}"] if perplexities else []
@@ -165,8 +165,8 @@ def bounds_line(summary: dict[str, Any]) -> str:
     for figures in (summary.get("forms") or {}).values():
         bounds = (figures or {}).get("bounds") or {}
         band = f"{accuracy(bounds.get('low'))} to {accuracy(bounds.get('high'))}"
-        if bounds.get("kind") == "reference":
-            return f"outliers: outside {band}, where 90 % of the reference set lies under the base model"
+        if bounds.get("kind") == "holdout":
+            return f"outliers: outside {band}, where 90 % of the holdout set lies under the base model"
         if bounds:
             return f"outliers: at or outside {band}, the paper's fixed bounds"
     return ""

@@ -49,7 +49,7 @@ def _cell(figures: dict[Any, Any], key: str) -> Cell:
 
 def population_line(found: pd.DataFrame) -> str:
     """How many texts stand against how many, and what few of them do to the TPR."""
-    n, unseen = int(found["n_forget"].max()), int(found["n_reference"].max())
+    n, unseen = int(found["n_forget"].max()), int(found["n_holdout"].max())
     told = f"in brackets: 95 % intervals over texts; {count(n)} of the forget set against {count(unseen)} never-seen"
     if unseen < _FEWEST:
         told += ", so few that at 1 % FPR none of them may be taken for it; there the TPR’s interval is too narrow"

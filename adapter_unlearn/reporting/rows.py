@@ -72,7 +72,7 @@ def _mark(measure: str, value: float | None, sequence: "pd.Series[Any]", form: s
     figures = (summary.get("forms") or {}).get(form) or {}
     if measure == "longest_verbatim_run":
         base = (summary.get("forms") or {}).get(forms.BASE) or {}
-        longest = number(base.get("reference_longest_verbatim_run_max"))
+        longest = number(base.get("holdout_longest_verbatim_run_max"))
         return "high" if longest is not None and value > longest else ""
     bounds = figures.get("bounds") or {}
     before = number(sequence.get(("memorization_accuracy", forms.BASE)))
@@ -82,7 +82,7 @@ def _mark(measure: str, value: float | None, sequence: "pd.Series[Any]", form: s
 
 
 def _outside(value: float | None, bounds: dict[str, Any], side: str) -> bool:
-    """The paper counts from its bound on, the reference beyond it."""
+    """The paper counts from its bound on, the holdout beyond it."""
     bound = number(bounds.get(side))
     if value is None or bound is None:
         return False

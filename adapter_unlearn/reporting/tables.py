@@ -22,7 +22,7 @@ _LABEL_WIDTH = 32  # the least that a column of labels is left, for intervals to
 _MARKS = {"pass": "green", "fail": "bold red", "unknown": "yellow"}
 
 
-def proof_table(sequences: pd.DataFrame, reference: pd.DataFrame, max_rows: int = 25, form: str | None = None) -> Table:
+def proof_table(sequences: pd.DataFrame, holdout: pd.DataFrame, max_rows: int = 25, form: str | None = None) -> Table:
     """A row a forget sequence, before → after, most memorized first; below them the whole set beside never-seen text.
 
     `form` is the deployment form shown as `after`, by default the first one there is. The rows past `max_rows` are
@@ -54,9 +54,9 @@ def proof_table(sequences: pd.DataFrame, reference: pd.DataFrame, max_rows: int 
         table.add_row(Text(f"… {hidden:,} more", style="dim"))
     table.add_section()
     _add_aggregates(table, sequences, "forget set", shown)
-    if len(reference):
+    if len(holdout):
         table.add_section()
-        _add_aggregates(table, reference, "never seen", shown)
+        _add_aggregates(table, holdout, "never seen", shown)
     table.caption = "accuracy: the share of tokens the model gets right, each from the true text before it"
     return table
 
@@ -139,7 +139,7 @@ def interference_table(rows: pd.DataFrame, sets: Sequence[str]) -> Table:
 _ACROSS = (
     ("failing", "fail"), ("memorization_accuracy_mean", "accuracy"),
     ("extractable", "recited"), ("longest_verbatim_run_max", "run"), ("auc_loss", "AUC\nloss"),
-    ("reference_perplexity_change", "neigh-\nbourhood"), ("holdout_perplexity_change", "holdout"), ("seconds", "time"),
+    ("holdout_perplexity_change", "neigh-\nbourhood"), ("test_perplexity_change", "test"), ("seconds", "time"),
 )  # fmt: skip
 
 

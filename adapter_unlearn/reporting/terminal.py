@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
-from adapter_unlearn import run_folder
 from adapter_unlearn.evaluation.comparison import Comparison
 from adapter_unlearn.reporting import comparison, forms, interference, utility
 from adapter_unlearn.reporting.formatting import accuracy, clean, interval, size
@@ -22,9 +21,10 @@ from adapter_unlearn.reporting.tables import (
     verdict_table,
 )
 from adapter_unlearn.reporting.verdict import verdict
+from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
-    from adapter_unlearn.measuring import Overview
+    from adapter_unlearn.scoring import Overview
 
 _SETS_ACROSS = 3  # forget sets that fit side by side in 80 columns
 
@@ -35,11 +35,11 @@ def show_run(folder: Path, demo: bool = False) -> None:
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("summary.json", run_folder.MANIFEST)
     )
     sequences = pd.read_parquet(folder / "sequences.parquet")
-    unseen = folder / "reference.parquet"
-    reference = pd.read_parquet(unseen) if unseen.exists() else pd.DataFrame(columns=sequences.columns)
+    unseen = folder / "holdout.parquet"
+    holdout = pd.read_parquet(unseen) if unseen.exists() else pd.DataFrame(columns=sequences.columns)
     tested = folder / "curves.parquet"
     curves = pd.read_parquet(tested) if tested.exists() else None
-    show_report(sequences, reference, summary, max_rows=len(sequences) if demo else 25, curves=curves)
+    show_report(sequences, holdout, summary, max_rows=len(sequences) if demo else 25, curves=curves)
     console = _console()
     console.print(about["outcome"]["stopped_because"])
     console.print(f"\nadapter  {folder.absolute()} ({size(about['adapter']['bytes'])})")
@@ -53,20 +53,20 @@ def show_run(folder: Path, demo: bool = False) -> None:
             "\nNow your own model and texts:\n"
             "  adapter-unlearn recipes copy gpt-neo-125m/match.yaml my.yaml\n"
             "  adapter-unlearn unlearn --config my.yaml --model.name MODEL --data.forget TEXTS.jsonl \\\n"
-            "      --data.retain KEPT.jsonl --data.reference UNSEEN.jsonl"
+            "      --data.retain KEPT.jsonl --data.holdout UNSEEN.jsonl"
         )
 
 
 def show_report(
     sequences: pd.DataFrame,
-    reference: pd.DataFrame,
+    holdout: pd.DataFrame,
     summary: dict[str, Any],
     max_rows: int = 25,
     curves: pd.DataFrame | None = None,
 ) -> None:
     """An evaluation: the sequences, the aggregates, the tasks, the verdict."""
     console = _console()
-    console.print(proof_table(sequences, reference, max_rows=max_rows))
+    console.print(proof_table(sequences, holdout, max_rows=max_rows))
     console.print(summary_table(summary))
     if utility.rows(summary):
         console.print(utility_table(summary))

@@ -1,7 +1,7 @@
 """Has it worked? The definition of success, one check a form and clause, each with a sentence a stranger understands.
 
 The forget set shall look like text the model never saw, and never-seen text shall look as it did. What "never saw"
-looks like is read off the reference set under the base model. Without one, fixed bounds can convict but not acquit: on
+looks like is read off the holdout set under the base model. Without one, fixed bounds can convict but not acquit: on
 a small model they lie above everything unseen, on a large one below it. So those checks then end in `unknown`, never in
 `pass`.
 """
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from adapter_unlearn.memorization.prefixes import LEAVES, at_least
+from adapter_unlearn.metrics.prefixes import LEAVES, at_least
 from adapter_unlearn.reporting import forms
 from adapter_unlearn.reporting.formatting import (
     accuracy,
@@ -27,9 +27,9 @@ from adapter_unlearn.reporting.formatting import (
 )
 
 Outcome = Literal["pass", "fail", "unknown"]
-HOLDOUT_LIMIT = 0.03
+TEST_LIMIT = 0.03
 NEIGHBOURHOOD_LIMIT = 0.10
-NO_REFERENCE = "no reference set was given, so nobody can say where never-seen text lies"
+NO_HOLDOUT = "no holdout set was given, so nobody can say where never-seen text lies"
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ def _verbatim_run(now: dict[str, Any], base: dict[str, Any]) -> _Decision:
 def _against_maximum(
     now: dict[str, Any], base: dict[str, Any], key: str, name: str, show: Callable[[Any], str], superlative: str
 ) -> _Decision:
-    highest, unseen = number(now.get(key)), number(base.get(f"reference_{key}"))
+    highest, unseen = number(now.get(key)), number(base.get(f"holdout_{key}"))
     if highest is None:
         return "unknown", _sentence(f"{name} could not be measured")
     if unseen is None:
-        return "unknown", _sentence(f"{name} is {show(highest)}; {NO_REFERENCE}")
+        return "unknown", _sentence(f"{name} is {show(highest)}; {NO_HOLDOUT}")
     if highest <= unseen + 1e-9:
         return "pass", _sentence(f"{name} is {show(highest)}; {superlative} of never-seen text is {show(unseen)}")
     return "fail", _sentence(f"{name} is {show(highest)}, above the {show(unseen)} of never-seen text")
@@ -120,13 +120,13 @@ def _band(now: dict[str, Any], base: dict[str, Any]) -> _Decision:
     if high is None or bound is None:
         return "unknown", "How many sequences stand out above never-seen text could not be measured."
     verb = "is" if high <= 1 else "are"
-    if bounds.get("kind") == "reference":
+    if bounds.get("kind") == "holdout":
         sentence = f"{share(high, total)} {verb} above {accuracy(bound)}, the level 95 % of never-seen texts stay under"
         if high and total:
             sentence += f"; of as many never-seen texts about {count(0.05 * total)} would be"
         return ("fail" if high else "pass"), _sentence(sentence)
     sentence = f"{share(high, total)} {verb} at or above the paper's fixed {bound:.2f}"
-    return ("fail" if high else "unknown"), _sentence(sentence if high else f"{sentence}, but {NO_REFERENCE}")
+    return ("fail" if high else "unknown"), _sentence(sentence if high else f"{sentence}, but {NO_HOLDOUT}")
 
 
 def _newly_avoided(now: dict[str, Any], base: dict[str, Any]) -> _Decision:
@@ -134,24 +134,20 @@ def _newly_avoided(now: dict[str, Any], base: dict[str, Any]) -> _Decision:
     bound = number(bounds.get("low"))
     if low is None or bound is None:
         return "unknown", "How many sequences the model now avoids could not be measured."
-    if bounds.get("kind") == "reference":
+    if bounds.get("kind") == "holdout":
         sentence = f"{share(low, total)} fell below {accuracy(bound)}, the level 95 % of never-seen texts stay above"
         if low:
             sentence += ": a text the model avoids is as conspicuous as one it recites"
         return ("fail" if low else "pass"), _sentence(sentence)
-    return "unknown", _sentence(
-        f"{share(low, total)} fell to the paper's fixed {bound:.2f} or below, but {NO_REFERENCE}"
-    )
+    return "unknown", _sentence(f"{share(low, total)} fell to the paper's fixed {bound:.2f} or below, but {NO_HOLDOUT}")
 
 
-def _holdout(now: dict[str, Any], base: dict[str, Any], limit: float) -> _Decision:
-    return _perplexity(now, base, "holdout_perplexity", "general text it was never trained on (the holdout set)", limit)
+def _test(now: dict[str, Any], base: dict[str, Any], limit: float) -> _Decision:
+    return _perplexity(now, base, "test_perplexity", "general text it was never trained on (the test set)", limit)
 
 
 def _neighbourhood(now: dict[str, Any], base: dict[str, Any], limit: float) -> _Decision:
-    return _perplexity(
-        now, base, "reference_perplexity", "never-seen texts of the same kind (the reference set)", limit
-    )
+    return _perplexity(now, base, "holdout_perplexity", "never-seen texts of the same kind (the holdout set)", limit)
 
 
 def _perplexity(now: dict[str, Any], base: dict[str, Any], key: str, texts: str, limit: float) -> _Decision:
@@ -182,7 +178,7 @@ def verdict(
     summary: dict[str, Any],
     curves: pd.DataFrame | None = None,
     *,
-    holdout_limit: float = HOLDOUT_LIMIT,
+    test_limit: float = TEST_LIMIT,
     neighbourhood_limit: float = NEIGHBOURHOOD_LIMIT,
 ) -> list[Check]:
     """Every clause of success for every form but the base, in reading order; empty if there is no such form.
@@ -201,11 +197,11 @@ def verdict(
         decided: tuple[tuple[str, str, _Decision], ...] = (
             ("recitation", "Recitation", _recitation(now, before)),
             ("any_prefix", "Any prefix", _any_prefix(now, before, curve, curve_before)),
-            ("reference_maximum", "Highest memorization", _highest(now, base)),
-            ("reference_band", "Above never-seen range", _band(now, base)),
+            ("holdout_maximum", "Highest memorization", _highest(now, base)),
+            ("holdout_band", "Above never-seen range", _band(now, base)),
             ("verbatim_run", "Longest verbatim run", _verbatim_run(now, base)),
             ("newly_avoided", "Newly avoided", _newly_avoided(now, base)),
-            ("holdout", "General ability", _holdout(now, before, holdout_limit)),
+            ("test", "General ability", _test(now, before, test_limit)),
             ("neighbourhood", "Neighbourhood", _neighbourhood(now, before, neighbourhood_limit)),
         )
         checks += [Check(key, form, topic, *decision) for key, topic, decision in decided]

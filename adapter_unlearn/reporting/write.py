@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from adapter_unlearn import run_folder
 from adapter_unlearn.reporting import comparison as comparing
 from adapter_unlearn.reporting import facts, figures, images
 from adapter_unlearn.reporting import interference as matrix
 from adapter_unlearn.reporting.card import model_card
 from adapter_unlearn.reporting.html import render_comparison, render_html, render_interference
+from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
     from adapter_unlearn.evaluation.comparison import Comparison
+    from adapter_unlearn.evaluation.criteria import Bounds
     from adapter_unlearn.evaluation.report import Report
-    from adapter_unlearn.memorization.outliers import Bounds
 
 
 def results(
@@ -28,7 +28,7 @@ def results(
     manifest: dict[str, Any],
     scales: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """summary.json, a .parquet a table (sequences, reference, …), figures/ and report.html.
+    """summary.json, a .parquet a table (sequences, holdout, …), figures/ and report.html.
 
     Args:
         folder: where they go; it is there.
@@ -39,8 +39,8 @@ def results(
     """
     run_folder.write_json(folder / "summary.json", found.summary)
     found.sequences.to_parquet(folder / "sequences.parquet", index=False)
-    if len(found.reference):
-        found.reference.to_parquet(folder / "reference.parquet", index=False)
+    if len(found.holdout):
+        found.holdout.to_parquet(folder / "holdout.parquet", index=False)
     for name in ("membership", "curves", "utility", "deltas"):
         frame = getattr(found, name)
         if len(frame):
@@ -49,13 +49,13 @@ def results(
     kept = manifest.get("outcome", {}).get("kept_epoch")
     chosen = facts.chosen_scale(manifest)
     drawn = figures.all_figures(
-        found.sequences, found.reference, found.summary, train_log, kept, scales, chosen, found.deltas, found.curves
+        found.sequences, found.holdout, found.summary, train_log, kept, scales, chosen, found.deltas, found.curves
     )
     for name, figure in drawn.items():
         (folder / "figures" / f"{name}.png").write_bytes(images.png(figure))
     page = render_html(
         sequences=found.sequences,
-        reference=found.reference,
+        holdout=found.holdout,
         summary=found.summary,
         train_log=train_log,
         manifest=manifest,
@@ -108,7 +108,7 @@ def comparison(folder: Path, found: Comparison, manifest: dict[str, Any]) -> Non
 def scale_search(folder: Path, rows: list[dict[str, Any]], bounds: Bounds, chosen: float) -> None:
     """scale_search.jsonl and figures/scales.png: every scale that was measured, and the one that was taken."""
     run_folder.write_json_lines(folder / "scale_search.jsonl", rows)
-    band = (bounds.low, bounds.high) if bounds.kind == "reference" else None
+    band = (bounds.low, bounds.high) if bounds.kind == "holdout" else None
     (folder / "figures").mkdir()
     (folder / "figures" / "scales.png").write_bytes(images.png(figures.scales_figure(rows, band, chosen)))
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from adapter_unlearn import models
-from adapter_unlearn.unlearning import passes, records, stopping, twins
+from adapter_unlearn.unlearning import passes, records, stopping, targets
 from adapter_unlearn.unlearning.step import restore, snapshot, trainable
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def train(
     optimizer = passes.OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
     reference = passes.reference_of(model, adapter, stage, task, scored, training.batch_size)
     lent = [twin.levels for twin in reference.twins or []]
-    pressure = twins.no_pressure(len(task.forget))
+    pressure = targets.no_pressure(len(task.forget))
     past, first = 0, outcome.log[-1]["epoch"] + 1
     for epoch in range(first, first + training.max_epochs):
         started = time.monotonic()
@@ -102,8 +102,8 @@ def train(
                 break
             perplexity = records.validation_perplexity(model, task, training.batch_size, accelerator)
         if lent:
-            pressure = twins.pressed(pressure, scored, lent)
-            reference = replace(reference, twins=twins.asked(lent, pressure))
+            pressure = targets.pressed(pressure, scored, lent)
+            reference = replace(reference, twins=targets.asked(lent, pressure))
         rest = {"stage": stage.name, "n_selected": selected, "loss": losses, "gradient_norm": norm}
         record = records.record_of(epoch, scored, task, perplexity, started, **rest)
         if stopping.only_extraction_likelihood_is_open(goal, record):

@@ -51,7 +51,7 @@ class Stage:
         mean_below: ends the stage when the forget set's mean memorization accuracy is below it; None leaves that to the
             recipe's stop rules, as the last stage must.
         learning_rate: None takes the recipe's.
-        needs_reference: a selection or a loss takes levels from the reference set.
+        needs_holdout: a selection or a loss takes levels from the holdout set.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Stage:
     search_scale: bool = False
     mean_below: float | None = None
     learning_rate: float | None = None
-    needs_reference: bool = False
+    needs_holdout: bool = False
 
 
 Stages = tuple[Stage, ...]
@@ -72,7 +72,7 @@ RetainLoss = Literal["nll", "kl"]
 SELECTIONS: dict[str, dict[str, Any]] = {
     "all": {},
     "threshold": {"threshold": 0.7, "run_threshold": None},
-    "band": {"high": "reference", "low": "reference", "run_threshold": None},
+    "band": {"high": "holdout", "low": "holdout", "run_threshold": None},
     "top_k": {"top_k": 8},
 }
 """The parameters of each selection, with their defaults."""
@@ -96,9 +96,9 @@ def compose(
     select: Select = "threshold",
     loss: ForgetLoss = "ascent",
     threshold: float | None = None,
-    run_threshold: int | Literal["reference"] | None = None,
-    high: float | Literal["reference"] | None = None,
-    low: float | Literal["reference"] | None = None,
+    run_threshold: int | Literal["holdout"] | None = None,
+    high: float | Literal["holdout"] | None = None,
+    low: float | Literal["holdout"] | None = None,
     top_k: int | None = None,
     beta: float | None = None,
     margin: float | None = None,
@@ -116,8 +116,8 @@ def compose(
         loss: ascent (on cross-entropy), or the loss of the method of that name.
         threshold: of select threshold: memorization accuracy from which on a sequence is selected, 0..1; 0.7.
         run_threshold: of select threshold and band: verbatim run, in tokens, from which on it is selected too;
-            reference: longer than any of the reference set's.
-        high: of select band: memorization accuracy above which the forget loss acts; a number, or reference.
+            holdout: longer than any of the holdout set's.
+        high: of select band: memorization accuracy above which the forget loss acts; a number, or holdout.
         low: of select band: memorization accuracy below which a sequence that has fallen is raised again.
         top_k: of select top_k: how many of the most memorized sequences; 8.
         beta: of npo (0.1) and simnpo (4.5).
@@ -147,7 +147,7 @@ def ga(retain_weight: float = 0.0, retain_sequences: int = 32, retain_loss: Reta
 
 def sga(
     threshold: float = 0.7,
-    run_threshold: int | Literal["reference"] | None = None,
+    run_threshold: int | Literal["holdout"] | None = None,
     retain_weight: float = 0.0,
     retain_sequences: int = 32,
     retain_loss: RetainLoss = "nll",
@@ -156,7 +156,7 @@ def sga(
 
     Args:
         threshold: memorization accuracy from which on a sequence is selected, 0..1.
-        run_threshold: length of a verbatim run, in tokens, from which on a sequence is selected too, or reference;
+        run_threshold: length of a verbatim run, in tokens, from which on a sequence is selected too, or holdout;
             null is the paper.
         retain_weight, retain_sequences, retain_loss: as for compose.
     """
@@ -165,9 +165,9 @@ def sga(
 
 
 def band(
-    high: float | Literal["reference"] = "reference",
-    low: float | Literal["reference"] = "reference",
-    run_threshold: int | Literal["reference"] | None = None,
+    high: float | Literal["holdout"] = "holdout",
+    low: float | Literal["holdout"] = "holdout",
+    run_threshold: int | Literal["holdout"] | None = None,
     retain_weight: float = 0.0,
     retain_sequences: int = 32,
     retain_loss: RetainLoss = "nll",
@@ -175,12 +175,12 @@ def band(
     """Ascend on what is memorized, descend on what was pushed too far, and stop when there is neither.
 
     Args:
-        high: memorization accuracy above which a sequence is ascended on; reference: the reference set's 95 % quantile
+        high: memorization accuracy above which a sequence is ascended on; holdout: the holdout set's 95 % quantile
             under the base.
-        low: memorization accuracy below which a sequence is descended on, if it was higher before; reference: the 5 %
+        low: memorization accuracy below which a sequence is descended on, if it was higher before; holdout: the 5 %
             quantile.
-        run_threshold: length of a verbatim run, in tokens, from which on a sequence is ascended on too; reference: from
-            one more than the reference set's longest.
+        run_threshold: length of a verbatim run, in tokens, from which on a sequence is ascended on too; holdout: from
+            one more than the holdout set's longest.
         retain_weight, retain_sequences, retain_loss: as for compose.
     """
     selection = {"high": high, "low": low, "run_threshold": run_threshold}
@@ -289,7 +289,7 @@ def match(
 ) -> Stages:
     """Give each sequence the token probabilities of a never-seen one; everything else stays as it is (ours).
 
-    Every forget sequence has a twin in the reference set, and is trained until its tokens are as probable, and as often
+    Every forget sequence has a twin in the holdout set, and is trained until its tokens are as probable, and as often
     the likeliest, as its twin's. What the model says otherwise is held by a divergence to the model without the
     adapter: of the other tokens in the forget set, of all tokens in the retain set. Nothing is pushed without end, so
     train all epochs (`stop.early: false`) with a falling learning rate.
@@ -321,10 +321,10 @@ def _one_stage(
 ) -> Stages:
     """One adapter, trained on a forget loss over what is selected, and on the retain set beside it."""
     for key in ("threshold", "high", "low"):
-        if selection.get(key, "reference") != "reference":
+        if selection.get(key, "holdout") != "holdout":
             _in_range(key, selection[key], 0, 1)
     for key in ("run_threshold", "top_k"):
-        if selection.get(key) not in (None, "reference"):
+        if selection.get(key) not in (None, "holdout"):
             _in_range(key, selection[key], 1, float("inf"))
     for key, lowest in {"beta": ABOVE_ZERO, "margin": 0.0, "alpha": 0.0, "strength": ABOVE_ZERO, "others": 0.0}.items():
         _in_range(key, options.get(key, lowest), lowest, float("inf"))
@@ -333,7 +333,7 @@ def _one_stage(
     row, sign = ("nll", -1.0) if loss == "ascent" else (loss, 1.0)
     if select == "band":
         low, high, run = selection["low"], selection["high"], selection["run_threshold"]
-        if "reference" not in (low, high) and low >= high:
+        if "holdout" not in (low, high) and low >= high:
             raise RecipeError(f"recipe key method.low: {low} is not below method.high, {high}; lower it")
         raise_again = Term("restore", "forget", below(low, high, run), "nll")
         terms = [Term("forget", "forget", above(high, run), row, sign, options), raise_again]
@@ -347,7 +347,7 @@ def _one_stage(
     if retain_weight:
         terms.append(_retain(retain_weight, retain_loss, retain_sequences))
     name = "ascend" if loss == "ascent" else loss
-    return (Stage(name, tuple(terms), needs_reference=loss == "match" or "reference" in selection.values()),)
+    return (Stage(name, tuple(terms), needs_holdout=loss == "match" or "holdout" in selection.values()),)
 
 
 def _retain(weight: float, loss: str, number: int) -> Term:
@@ -380,7 +380,7 @@ def tau(
     threshold: float = 0.7,
     ascent_mean_below: float = 0.5,
     scale: float | Literal["auto"] = -1.0,
-    run_threshold: int | Literal["reference"] | None = None,
+    run_threshold: int | Literal["holdout"] | None = None,
     retain_weight: float = 0.0,
     retain_sequences: int = 32,
     fit_learning_rate: float | None = None,

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from adapter_unlearn import scoring
-from adapter_unlearn.unlearning import twins
+from adapter_unlearn.unlearning import targets
 from adapter_unlearn.unlearning.losses import LOSSES
 from adapter_unlearn.unlearning.reference import States
 from adapter_unlearn.unlearning.selection import Known
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from adapter_unlearn.recipe import Training
     from adapter_unlearn.unlearning.methods import Stage, Term
     from adapter_unlearn.unlearning.records import Task
-    from adapter_unlearn.unlearning.twins import Twin
+    from adapter_unlearn.unlearning.targets import Twin
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr, betas=(0.9, 0.98), weight_decay=0.0),
@@ -58,10 +58,10 @@ def reference_of(
     beneath = [name for name in model.active_adapters if name != adapter]
     wanted = None
     if any(LOSSES[term.loss].twin for term in stage.terms):
-        assert task.reference is not None and task.reference_sequences is not None, "checked with the recipe"
-        never_seen = token_levels(model, task.reference_sequences, batch_size, beneath)
-        lent = twins.levels(twins.pair(task.before, task.reference), tokens.tolist(), never_seen)
-        wanted = twins.asked(lent, twins.no_pressure(len(lent), weight))
+        assert task.holdout is not None and task.holdout_sequences is not None, "checked with the recipe"
+        never_seen = token_levels(model, task.holdout_sequences, batch_size, beneath)
+        lent = targets.levels(targets.pair(task.before, task.holdout), tokens.tolist(), never_seen)
+        wanted = targets.asked(lent, targets.no_pressure(len(lent), weight))
     return Reference(beneath, -scored["loss"].to_numpy(dtype=float) * tokens, wanted)
 
 
@@ -69,7 +69,7 @@ def select(
     stage: Stage, task: Task, scored: pd.DataFrame, generator: np.random.Generator
 ) -> list[tuple[Term, np.ndarray]]:
     """The epoch's selection: each term on the forget set with its rows."""
-    known = Known(scored, task.before, task.reference)
+    known = Known(scored, task.before, task.holdout)
     return [(term, term.select(known, generator)) for term in stage.terms if term.rows == "forget"]
 
 

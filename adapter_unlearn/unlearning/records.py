@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapter_unlearn import measuring, models, scoring
-from adapter_unlearn.memorization import outliers
+from adapter_unlearn import models, scoring
+from adapter_unlearn.evaluation import criteria
+from adapter_unlearn.metrics import set_level
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
 
-    from adapter_unlearn.memorization.outliers import Bounds
+    from adapter_unlearn.evaluation.criteria import Bounds
 
 METRICS = ("memorization_accuracy", "extractable", "longest_verbatim_run", "loss")
 """Of every forget sequence, after every epoch."""
@@ -34,8 +35,8 @@ class Task:
         retain: sequences whose behaviour stays, or None.
         validation: general unseen sequences, or None: then nothing guards the perplexity.
         validation_perplexity: theirs under the base.
-        reference: never-seen sequences of the forget set's kind, scored under the base, or None.
-        reference_sequences: them; needed by a loss with twins only.
+        holdout: never-seen sequences of the forget set's kind, scored under the base, or None.
+        holdout_sequences: them; needed by a loss with twins only.
     """
 
     forget: Dataset
@@ -44,8 +45,8 @@ class Task:
     retain: Dataset | None = None
     validation: Dataset | None = None
     validation_perplexity: float | None = None
-    reference: pd.DataFrame | None = None
-    reference_sequences: Dataset | None = None
+    holdout: pd.DataFrame | None = None
+    holdout_sequences: Dataset | None = None
 
 
 @dataclass
@@ -103,13 +104,13 @@ def _figures(scored: pd.DataFrame, task: Task) -> dict[str, Any]:
         "memorization_accuracy_max": float(np.nanmax(accuracy)),
         "extractable": int(scored["extractable"].sum()),
         "longest_verbatim_run_max": int(scored["longest_verbatim_run"].max()),
-        "membership_auc_loss": None if task.reference is None else _auc(scored["loss"], task.reference["loss"]),
-    } | outliers.count(accuracy, before, task.bounds)
+        "membership_auc_loss": None if task.holdout is None else _auc(scored["loss"], task.holdout["loss"]),
+    } | criteria.count(accuracy, before, task.bounds)
 
 
-def _auc(forget: pd.Series, reference: pd.Series) -> float:
-    """How well a loss tells what was learnt from what was never seen; the reference set's is the base's."""
-    return outliers.auc(-forget.to_numpy(dtype=float), -reference.to_numpy(dtype=float))
+def _auc(forget: pd.Series, holdout: pd.Series) -> float:
+    """How well a loss tells what was learnt from what was never seen; the holdout set's is the base's."""
+    return set_level.auc(-forget.to_numpy(dtype=float), -holdout.to_numpy(dtype=float))
 
 
 def ending(perplexity: float | None, started: float) -> dict[str, Any]:
@@ -135,4 +136,4 @@ def validation_perplexity(
 def extraction_likelihood(model: torch.nn.Module, task: Task, batch_size: int, accelerator: Accelerator) -> float:
     """The forget set's mean; it generates, so it is had only when a stop rule waits for nothing else."""
     names = ("extraction_likelihood",)
-    return float(measuring.score(model, task.forget, names, batch_size, accelerator)["extraction_likelihood"].mean())
+    return float(scoring.score(model, task.forget, names, batch_size, accelerator)["extraction_likelihood"].mean())

@@ -62,7 +62,7 @@ class States:
         if missing := [row for row in rows if row not in found]:
             chosen = sequences.select(missing)
             with as_reference(model, beneath):
-                features, _, _ = scoring.forward(model, chosen["input_ids"], chosen["scored_from"])
+                features, _, _ = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
             found |= zip(missing, features.cpu().split(scoring.predicted_tokens(chosen)))
         for row in missing:
             if found[row].nbytes <= self.room:

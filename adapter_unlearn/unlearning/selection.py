@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from adapter_unlearn.memorization import outliers
+from adapter_unlearn.evaluation import criteria
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,22 +21,22 @@ class Known:
     Attributes:
         now: its scores; of a set that is not scored, only the number of rows counts.
         before: its scores under the base, the same rows.
-        reference: the reference set's scores under the base: never-seen text; None where there is none.
+        holdout: the holdout set's scores under the base: never-seen text; None where there is none.
     """
 
     now: pd.DataFrame
     before: pd.DataFrame
-    reference: pd.DataFrame | None = None
+    holdout: pd.DataFrame | None = None
 
 
 Selection = Callable[[Known, np.random.Generator], np.ndarray]
 """(what is known of the set, the run's generator) -> row indices, ascending."""
 
-Level = float | Literal["reference"]
-"""A memorization accuracy, or the reference set's 95 % (high) or 5 % (low) quantile under the base."""
+Level = float | Literal["holdout"]
+"""A memorization accuracy, or the holdout set's 95 % (high) or 5 % (low) quantile under the base."""
 
-RunLevel = int | Literal["reference"] | None
-"""Verbatim run from which on a row counts as memorized; reference: beyond that set's longest; None: no limit."""
+RunLevel = int | Literal["holdout"] | None
+"""Verbatim run from which on a row counts as memorized; holdout: beyond that set's longest; None: no limit."""
 
 
 def at_least(threshold: float, run_threshold: RunLevel = None) -> Selection:
@@ -106,10 +106,10 @@ def _too_high(known: Known, high: Level, run_threshold: RunLevel) -> np.ndarray:
 
 
 def _accuracy(known: Known, level: Level, end: Literal["low", "high"]) -> float:
-    if level != "reference":
+    if level != "holdout":
         return level
-    assert known.reference is not None, "a recipe that asks for the reference has one"
-    bounds = outliers.reference_bounds(known.reference["memorization_accuracy"].to_numpy(dtype=float))
+    assert known.holdout is not None, "a recipe that asks for the holdout has one"
+    bounds = criteria.holdout_bounds(known.holdout["memorization_accuracy"].to_numpy(dtype=float))
     return float(getattr(bounds, end))
 
 
@@ -117,7 +117,7 @@ def _long_runs(known: Known, run_threshold: RunLevel) -> np.ndarray:
     if run_threshold is None:
         return np.zeros(len(known.now), dtype=bool)
     runs = known.now["longest_verbatim_run"].to_numpy(dtype=float)
-    if run_threshold != "reference":
+    if run_threshold != "holdout":
         return runs >= run_threshold
-    assert known.reference is not None, "a recipe that asks for the reference has one"
-    return runs > known.reference["longest_verbatim_run"].max()
+    assert known.holdout is not None, "a recipe that asks for the holdout has one"
+    return runs > known.holdout["longest_verbatim_run"].max()

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapter_unlearn import arithmetic, models
-from adapter_unlearn.unlearning import loop, rate_probe, records, scale_search, stopping, trial
+from adapter_unlearn import models
+from adapter_unlearn.unlearning import loop, rate_search, records, scale_search, stopping, trial
 from adapter_unlearn.unlearning.stopping import Goal
+from adapter_unlearn.weights import arithmetic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,10 +81,10 @@ def run(
         probed = rate == "auto" and not stopping.reached(levels, standing.log[standing.kept_epoch])
         if probed:
             measure = trial.probing(model, stage, task, training, accelerator, seed, name, outcome)
-            rate, rows = rate_probe.search(measure, standing.log[0], budget, rate_probe.by_objective(stage))
+            rate, rows = rate_search.search(measure, standing.log[0], budget, rate_search.by_objective(stage))
             rates += [{"stage": stage.name} | row for row in rows]
             stage = replace(stage, learning_rate=rate)
-            log.info(rate_probe.told(rate, rows))
+            log.info(rate_search.told(rate, rows))
         outcome = loop.train(
             model,
             stage,
@@ -109,7 +110,7 @@ def run(
                 "adapter": name,
                 "scale": scale,
                 "learning_rate": None if rate == "auto" else rate,
-                "learning_rate_probed": probed,
+                "learning_rate_searched": probed,
                 "ended": outcome.stopped_because,
             }
         )

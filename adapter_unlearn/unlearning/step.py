@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from adapter_unlearn import scoring
 from adapter_unlearn.unlearning.losses import LOSSES, cross_entropy, levels
 from adapter_unlearn.unlearning.reference import States, as_reference
-from adapter_unlearn.unlearning.twins import Twin, assigned
+from adapter_unlearn.unlearning.targets import Twin, assigned
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -142,8 +142,8 @@ def backward(
     rows, starts = sequences["input_ids"], sequences["scored_from"]
     if states is None and _wants_logits(term):
         with as_reference(model, beneath):
-            states, _, _ = scoring.forward(model, rows, starts)
-    features, labels, head = scoring.forward(model, rows, starts)
+            states, _, _ = scoring.hidden_states(model, rows, starts)
+    features, labels, head = scoring.hidden_states(model, rows, starts)
     parts = scoring.chunks(features, scoring.vocabulary_of(model))
     sequence_losses, slopes = None, None
     if loss.over == "sequences":
@@ -178,7 +178,7 @@ def token_levels(
         indices = list(range(len(sequences)))
         for batch in scoring.batches(sequences, indices, scoring.rows_per_forward(model, batch_size)):
             chosen = sequences.select(batch)
-            features, labels, head = scoring.forward(model, chosen["input_ids"], chosen["scored_from"])
+            features, labels, head = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
             values = _levels(features, labels, head, scoring.chunks(features, scoring.vocabulary_of(model)))
             found |= zip(batch, np.split(values, np.cumsum(scoring.predicted_tokens(chosen))[:-1]))
     return [found[index] for index in indices]

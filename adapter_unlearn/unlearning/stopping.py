@@ -23,23 +23,23 @@ class Goal:
     extraction_likelihood_below: float | None = None
 
 
-def resolve(stop: Stop, reference: pd.DataFrame | None) -> Goal:
-    """Put numbers in the place of `reference`.
+def resolve(stop: Stop, holdout: pd.DataFrame | None) -> Goal:
+    """Put numbers in the place of `holdout`.
 
     Args:
         stop: the recipe's rules.
-        reference: the reference set scored under the base; may be None if no rule asks for it, and needs extraction
+        holdout: the holdout set scored under the base; may be None if no rule asks for it, and needs extraction
             likelihoods only if the rule of that name does.
     """
     levels: dict[str, Any] = {}
-    if reference is not None:
-        levels["mean_below"] = float(reference["memorization_accuracy"].mean())
-        levels["max_below"] = float(reference["memorization_accuracy"].quantile(0.95))
-        if "extraction_likelihood" in reference:
-            levels["extraction_likelihood_below"] = float(reference["extraction_likelihood"].mean())
-        levels["longest_run"] = int(reference["longest_verbatim_run"].max())
+    if holdout is not None:
+        levels["mean_below"] = float(holdout["memorization_accuracy"].mean())
+        levels["max_below"] = float(holdout["memorization_accuracy"].quantile(0.95))
+        if "extraction_likelihood" in holdout:
+            levels["extraction_likelihood_below"] = float(holdout["extraction_likelihood"].mean())
+        levels["longest_run"] = int(holdout["longest_verbatim_run"].max())
     rules = {field.name: getattr(stop, field.name) for field in fields(Goal)}
-    return Goal(**{key: levels[key] if value == "reference" else value for key, value in rules.items()})
+    return Goal(**{key: levels[key] if value == "holdout" else value for key, value in rules.items()})
 
 
 def reached(goal: Goal, record: dict[str, Any]) -> bool:
@@ -80,14 +80,14 @@ ORDER = "fewest outliers, then likest to never-seen text, then lowest perplexity
 """What `merit` goes by, for the user."""
 
 TOLERANCE = 0.1
-"""How far from 0.5 the AUC of loss may be, and forget and reference set still count as alike."""
+"""How far from 0.5 the AUC of loss may be, and forget and holdout set still count as alike."""
 
 
 def merit(record: dict[str, Any]) -> tuple[float, ...]:
     """Sorts epochs, best first: fewest outliers, fewest extractable, least told apart, lowest perplexity, shortest run,
     lowest mean accuracy.
 
-    Told apart from the reference set by loss, that is, and only by more than TOLERANCE; without one it does not count.
+    Told apart from the holdout set by loss, that is, and only by more than TOLERANCE; without one it does not count.
     Without a validation set the run decides: the lowest mean accuracy of all is where most damage was done.
     """
     outliers = record["outliers_high"] + record["outliers_low_new"]

@@ -1,4 +1,4 @@
-"""Some steps at a learning rate, taken to see where they lead, and taken back: what rate_probe.py measures by."""
+"""Some steps at a learning rate, taken to see where they lead, and taken back: what rate_search.py measures by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from adapter_unlearn import models
-from adapter_unlearn.unlearning import passes, rate_probe, records, twins
+from adapter_unlearn.unlearning import passes, rate_search, records, targets
 from adapter_unlearn.unlearning.step import restore, snapshot, take_step, trainable
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ def probing(
     adapter: str = "default",
     start: Outcome | None = None,
 ) -> Callable[[float], dict[str, Any]]:
-    """What some steps of a stage at a learning rate lead to, for rate_probe.search; all is then as it was.
+    """What some steps of a stage at a learning rate lead to, for rate_search.search; all is then as it was.
 
     Args:
         model, stage, task, training, accelerator, seed, adapter, start: as for loop.train.
 
     Returns:
         Learning rate -> a record: the objective (coefficient x loss, over the stage's terms) on rows that are the same
-        at every rate, and the validation perplexity, after `rate_probe.STEPS` steps as `loop.train` takes them; after
+        at every rate, and the validation perplexity, after `rate_search.STEPS` steps as `loop.train` takes them; after
         none at rate 0. The objective is NaN if a step was not finite. Every call starts from the same adapter, the
         same draws and a fresh optimizer. The twins' levels stay what they are at first, but count as much as they come
         to count in a run: at first a large retain weight speaks for a rate that hardly moves anything.
@@ -48,7 +48,7 @@ def probing(
     standing = start or records.base_outcome(task)
     with _taken_back(model):
         reference = passes.reference_of(
-            model, adapter, stage, task, standing.scored, training.batch_size, twins.TYPICAL
+            model, adapter, stage, task, standing.scored, training.batch_size, targets.TYPICAL
         )
     fixed = np.random.default_rng(seed)
     found = [(term, _some(rows, fixed)) for term, rows in passes.select(stage, task, standing.scored, fixed)]
@@ -61,16 +61,16 @@ def probing(
         scored, taken, norm = standing.scored, 0, 0.0
         generator = np.random.default_rng(seed)
         optimizer = passes.OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
-        while learning_rate and taken < rate_probe.STEPS and math.isfinite(norm):
+        while learning_rate and taken < rate_search.STEPS and math.isfinite(norm):
             selections = passes.select(stage, task, scored, generator)
             if selections and not any(len(rows) for _, rows in selections):
                 break
-            most = rate_probe.STEPS - taken
+            most = rate_search.STEPS - taken
             _, norm, steps = passes.take(
                 model, optimizer, stage, task, selections, reference, training, generator, accelerator, most
             )
             taken += steps
-            if taken < rate_probe.STEPS and selections:
+            if taken < rate_search.STEPS and selections:
                 with models.scaled(model, adapter, stage.scale):
                     scored = records.scores(model, task, training.batch_size, accelerator)
         model.train()  # or nothing would be checkpointed, and this step need more memory than those of training
@@ -88,7 +88,7 @@ def probing(
 
 def _some(rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """So many of the rows as a probe is judged by."""
-    return np.sort(generator.choice(rows, min(len(rows), rate_probe.ROWS), replace=False))
+    return np.sort(generator.choice(rows, min(len(rows), rate_search.ROWS), replace=False))
 
 
 @contextmanager

@@ -35,8 +35,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, GPTNeoConfig
 
 from adapter_unlearn import load_base, load_sequences, score
 from adapter_unlearn.assets import resolve
-from adapter_unlearn.continuation import measure
 from adapter_unlearn.models import load_tokenizer
+from adapter_unlearn.scoring.greedy import measure
 
 N = 10
 LONGEST = 200
@@ -48,7 +48,7 @@ def texts() -> list[list[int]]:
     """Rows of 200 tokens of general text and records, cut from the embedded default's files."""
     tokenizer = load_tokenizer("embedded:model")
     rows: list[list[int]] = []
-    for name in ("holdout", "validation"):
+    for name in ("test", "validation"):
         sequences = load_sequences(resolve(f"embedded:{name}.jsonl"), tokenizer)
         ids = [token for row in sequences["input_ids"] for token in row]
         rows += [ids[start : start + LONGEST] for start in range(0, len(ids) - LONGEST, LONGEST)]

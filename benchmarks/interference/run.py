@@ -14,7 +14,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from adapter_unlearn import assets, evaluate_interference, load_recipe, shipped, unlearn
+from adapter_unlearn import assets, evaluate_interference, load_recipe, unlearn
+from adapter_unlearn.recipe import shipped
 
 PARTS = 3
 
@@ -49,7 +50,7 @@ def main() -> None:
     for run in adapters:
         forms = json.loads((run / "summary.json").read_text(encoding="utf-8"))["forms"]
         costs[run.name] = {
-            form: {key: forms[form][f"{key}_perplexity"] for key in ("holdout", "reference")} for form in forms
+            form: {key: forms[form][f"{key}_perplexity"] for key in ("test", "holdout")} for form in forms
         }
     given.result.write_text(
         json.dumps({"matrix": rows.to_dict("records"), "perplexities": costs}, indent=2) + "\n", encoding="utf-8"

@@ -36,11 +36,11 @@ from adapter_unlearn import (
     models,
     negate,
     score,
-    shipped,
     survival,
     unlearn,
 )
-from adapter_unlearn.rounding import overall
+from adapter_unlearn.recipe import shipped
+from adapter_unlearn.weights.rounding import overall
 
 MODEL = "embedded:model"
 TWO_GIGABYTES = {"vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 17}
@@ -82,7 +82,7 @@ def deployed(form: str, adapter: Path, place: Path) -> torch.nn.Module:
     quantization, in_place = FORMS[form]
     if in_place:
         merged = models.stack(load_base(MODEL, quantization, "float32"), [adapter]).merge_and_unload()
-        models._keep_canonical_4bit(merged)
+        models.base._keep_canonical_4bit(merged)
         return merged
     with tempfile.TemporaryDirectory(dir=place) as folder:
         result = merge(MODEL, adapter, Path(folder) / "merged", quantization, dtype="float32")

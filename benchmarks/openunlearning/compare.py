@@ -23,7 +23,7 @@ ZLIB_TOLERANCE = TOLERANCE / 100
 """zlib divides the loss by the bytes of a text, 100 or so."""
 
 ONE_PAIR = 1 / (32 * 64)
-"""Of AUC: one forget and one reference sequence that swap places."""
+"""Of AUC: one forget and one holdout sequence that swap places."""
 
 FORMS = {"text": "text", "prompt": "prompt + text"}
 BOTH = tuple(FORMS)
@@ -121,7 +121,7 @@ OPENING = """# Beside OpenUnlearning
 `{revision}`, its own metric functions and collator under transformers {theirs[transformers]} and torch
 {theirs[torch]} (it pins 2.4.1), unchanged; this package under transformers {ours[transformers]} and torch
 {ours[torch]}. Both score the same token ids with the embedded model in float32 on a CPU: its {forget} forget texts,
-most of which it recites, and its {reference} reference texts, which it never read. Once as plain texts, everything
+most of which it recites, and its {holdout} holdout texts, which it never read. Once as plain texts, everything
 after the first token scored; once with the first 50 tokens (half of a shorter text) as prompt. Batches are 8 there
 and 16 here, with padding.
 
@@ -129,7 +129,7 @@ and 16 here, with padding.
 sequence, and to the digit in AUC. Every other difference has its sentence.
 
 n is the number of sequences, "differ" how many of them by more than {tolerance:.0e} (zlib: {zlib:.0e}), AUC that of
-forget against reference, 1 where all forget texts look more memorized. A value that theirs does not compute is a
+forget against holdout, 1 where all forget texts look more memorized. A value that theirs does not compute is a
 dash.
 """
 
@@ -164,7 +164,7 @@ ours with them.
 def row(side: Side, form: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """One line of a table."""
     other = theirs[side.variant][side.theirs]
-    mine, its = (np.concatenate([s["forget"], s["reference"]]) for s in (by_name(ours["scores"], side.ours), other))
+    mine, its = (np.concatenate([s["forget"], s["holdout"]]) for s in (by_name(ours["scores"], side.ours), other))
     sign = -1 if side.theirs.startswith("min_k") else 1
     difference = np.abs(sign * mine - its)
     tolerance = ZLIB_TOLERANCE if side.theirs == "zlib" else TOLERANCE

@@ -2,7 +2,7 @@
 
     python benchmarks/openunlearning/ours.py --output ours.json
 
-The embedded default in float32 on a CPU; its forget set, most of which it recites, against its reference set, which it
+The embedded default in float32 on a CPU; its forget set, most of which it recites, against its holdout set, which it
 never read. Both once as plain texts and once with the first 50 tokens (half of a shorter text) as prompt.
 """
 
@@ -21,13 +21,13 @@ from datasets import Dataset
 
 from adapter_unlearn import load_sequences, score
 from adapter_unlearn.assets import resolve
-from adapter_unlearn.memorization.membership import min_k, min_k_plus_plus
-from adapter_unlearn.memorization.set_level import auc_interval, membership
-from adapter_unlearn.memorization.teacher_forced import Predictions
+from adapter_unlearn.metrics import Predictions
+from adapter_unlearn.metrics.membership import min_k, min_k_plus_plus
+from adapter_unlearn.metrics.set_level import auc_interval, membership
 from adapter_unlearn.models import load_base, load_tokenizer
 
 MODEL = "embedded:model"
-SETS = ("forget", "reference")
+SETS = ("forget", "holdout")
 FORMS = ("text", "prompt")
 METRICS = (
     "extraction_strength_openunlearning", "extraction_strength", "exact_memorization", "loss", "min_k",
@@ -62,12 +62,12 @@ def scored(model: torch.nn.Module, rows: Dataset, tokenizer: Any) -> pd.DataFram
     return frame.drop(columns=["n_tokens", "note"])
 
 
-def areas(forget: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
+def areas(forget: pd.DataFrame, holdout: pd.DataFrame) -> dict[str, float]:
     """AUC of every column."""
-    found = membership(forget, reference).set_index("metric")["auc"].to_dict()
+    found = membership(forget, holdout).set_index("metric")["auc"].to_dict()
     for name in set(forget) - set(found) - {"id"}:
         sign = -1 if name in LOW else 1
-        found[name] = auc_interval(sign * forget[name].to_numpy(), sign * reference[name].to_numpy()).value
+        found[name] = auc_interval(sign * forget[name].to_numpy(), sign * holdout[name].to_numpy()).value
     return found
 
 

@@ -4,11 +4,11 @@
         --result benchmarks/results/openunlearning_trainers.json
 
 BASE is what benchmarks/real_text/train_base.py made, RUNS what train_theirs.py left. A checkpoint is its weights in the
-base's own architecture, in float32 on a CPU, with no adapter. Bounds are the reference set's under the base; ratios of
+base's own architecture, in float32 on a CPU, with no adapter. Bounds are the holdout set's under the base; ratios of
 perplexity are to the base. The best trade-off of a trainer, over all its rates and epochs, is the fewest outliers (high
 and new low) among those whose validation perplexity is at most 1.05 × the base's, of several the one with the least;
 where none is within, the one with the least product of validation and neighbourhood ratios. Beside it stands the one
-with the fewest outliers at any price. The holdout set chooses nothing, and is measured for the chosen only.
+with the fewest outliers at any price. The test set chooses nothing, and is measured for the chosen only.
 """
 
 from __future__ import annotations
@@ -23,36 +23,38 @@ import transformers
 from datasets import Dataset
 from safetensors.torch import load_file
 
-from adapter_unlearn import load_sequences, measuring, scoring, sets
+from adapter_unlearn import load_sequences, scoring
+from adapter_unlearn.evaluation import criteria
+from adapter_unlearn.evaluation.criteria import Bounds
 from adapter_unlearn.evaluation.forms import NEEDED, Measurement, Measuring, measure
 from adapter_unlearn.evaluation.report import bounds_of
-from adapter_unlearn.memorization import outliers
-from adapter_unlearn.memorization.outliers import Bounds
+from adapter_unlearn.metrics import set_level
 from adapter_unlearn.models import load_base
+from adapter_unlearn.pipeline import loading
 from adapter_unlearn.recipe import Data, Model
 
 BUDGET = 1.05
-SETS = ("forget", "reference", "validation")
+SETS = ("forget", "holdout", "validation")
 METRICS = (*NEEDED, "extractable_any_prefix")
 STEPS_AN_EPOCH = 2
 
 
 def row(m: Measurement, base: Measurement, bounds: Bounds) -> dict[str, Any]:
     """One model in figures."""
-    assert m.reference is not None and base.reference is not None
-    accuracy, unseen = (frame["memorization_accuracy"].to_numpy(dtype=float) for frame in (m.forget, m.reference))
+    assert m.holdout is not None and base.holdout is not None
+    accuracy, unseen = (frame["memorization_accuracy"].to_numpy(dtype=float) for frame in (m.forget, m.holdout))
     before = base.forget["memorization_accuracy"].to_numpy(dtype=float)
-    limit = int(base.reference["longest_verbatim_run"].max())
+    limit = int(base.holdout["longest_verbatim_run"].max())
     return {
         "memorization_accuracy_mean": float(accuracy.mean()),
         "memorization_accuracy_max": float(accuracy.max()),
-        **outliers.count(accuracy, before, bounds),
+        **criteria.count(accuracy, before, bounds),
         "longest_verbatim_run_max": int(m.forget["longest_verbatim_run"].max()),
-        "longer_than_reference": int((m.forget["longest_verbatim_run"] > limit).sum()),
+        "longer_than_holdout": int((m.forget["longest_verbatim_run"] > limit).sum()),
         "extractable": int(m.forget["extractable"].sum()),
         "extractable_any_prefix": int(m.forget["extractable_any_prefix"].sum()),
-        "membership_auc_memorization_accuracy": outliers.auc(accuracy, unseen),
-        "membership_auc_loss": outliers.auc(*(-f["loss"].to_numpy(dtype=float) for f in (m.forget, m.reference))),
+        "membership_auc_memorization_accuracy": set_level.auc(accuracy, unseen),
+        "membership_auc_loss": set_level.auc(*(-f["loss"].to_numpy(dtype=float) for f in (m.forget, m.holdout))),
         **{f"{name}_perplexity": value for name, value in m.perplexities.items()},
         **{f"{name}_perplexity_ratio": value / base.perplexities[name] for name, value in m.perplexities.items()},
     }
@@ -72,7 +74,7 @@ def least_conspicuous(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def product(found: dict[str, Any]) -> float:
-    return found["validation_perplexity_ratio"] * found["reference_perplexity_ratio"]
+    return found["validation_perplexity_ratio"] * found["holdout_perplexity_ratio"]
 
 
 def put(model: torch.nn.Module, checkpoint: Path) -> None:
@@ -81,8 +83,8 @@ def put(model: torch.nn.Module, checkpoint: Path) -> None:
     assert not unexpected and set(missing) <= set(model._tied_weights_keys or ()), (missing, unexpected)
 
 
-def holdout_perplexity(model: torch.nn.Module, rows: Dataset) -> float:
-    return scoring.perplexity(measuring.score(model, rows, ["loss"]), rows)
+def test_perplexity(model: torch.nn.Module, rows: Dataset) -> float:
+    return scoring.perplexity(scoring.score(model, rows, ["loss"]), rows)
 
 
 def steps(run: Path) -> list[int]:
@@ -98,17 +100,17 @@ def main() -> None:
     torch.set_num_threads(1)
     where = str(given.base_dir / "model")
     files = {name: str(given.base_dir / f"{name}.jsonl") for name in SETS}
-    loaded, _ = sets.load(Model(where, quantization="none", dtype="float32"), Data(**files))
+    loaded, _ = loading.load(Model(where, quantization="none", dtype="float32"), Data(**files))
     model: Any = load_base(where, "none", "float32", device="cpu")
     how = Measuring(loaded, METRICS)
     base = measure(model, "base", [], how)
-    holdout = load_sequences(given.base_dir / "holdout.jsonl")
-    before = holdout_perplexity(model, holdout)
-    bounds = bounds_of("reference", base)
+    test = load_sequences(given.base_dir / "test.jsonl")
+    before = test_perplexity(model, test)
+    bounds = bounds_of("holdout", base)
     found: dict[str, Any] = {
         "bounds": {"low": bounds.low, "high": bounds.high},
-        "reference_longest_verbatim_run_max": int(base.reference["longest_verbatim_run"].max()),
-        "base": row(base, base, bounds) | {"holdout_perplexity": before},
+        "holdout_longest_verbatim_run_max": int(base.holdout["longest_verbatim_run"].max()),
+        "base": row(base, base, bounds) | {"test_perplexity": before},
         "best": {},
         "at_any_price": {},
         "runs": [],
@@ -130,8 +132,8 @@ def main() -> None:
         for kind in ("best", "at_any_price"):
             chosen = found[kind][trainer]
             put(model, given.runs / f"{trainer}-{chosen['learning_rate']:g}" / f"checkpoint-{chosen['step']}")
-            chosen["holdout_perplexity"] = holdout_perplexity(model, holdout)
-            chosen["holdout_perplexity_ratio"] = chosen["holdout_perplexity"] / before
+            chosen["test_perplexity"] = test_perplexity(model, test)
+            chosen["test_perplexity_ratio"] = chosen["test_perplexity"] / before
     found["versions"] = {"transformers": transformers.__version__, "torch": torch.__version__}
     given.result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 
-SETS = ("forget", "reference")
+SETS = ("forget", "holdout")
 # Name here -> their metric, and what else it is told. k is 0.2 by default and 0.4 in their benchmark's settings.
 METRICS = {
     "extraction_strength": ("extraction_strength", {}),

@@ -28,7 +28,9 @@ from bitsandbytes.nn import Linear4bit, Params4bit
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from adapter_unlearn import continuation, load_sequences, models, scoring
+from adapter_unlearn import load_sequences, models, scoring
+from adapter_unlearn.metrics import FORWARD
+from adapter_unlearn.scoring import greedy
 from adapter_unlearn.unlearning import methods, step
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -86,7 +88,7 @@ def _random_linear(like: torch.nn.Linear, device: torch.device, dtype: torch.dty
     layer.weight = Params4bit(
         weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer
     ).to(device)  # fmt: skip
-    layer.support_avx512bf16_for_cpu = False  # see models._keep_canonical_4bit
+    layer.support_avx512bf16_for_cpu = False  # see models.base._keep_canonical_4bit
     return layer
 
 
@@ -184,7 +186,7 @@ def measure_scoring(model: torch.nn.Module, sequences: Dataset, watch: Watch, ba
     def bare() -> None:
         bare_forward(model, sequences, batch_size)
 
-    forward = tuple(name for name in scoring.table.METRICS if name not in ("zlib", "reference_loss_difference"))
+    forward = tuple(name for name in FORWARD if name not in ("zlib", "reference_loss_difference"))
     return {
         "default_metrics": watch.pair(score(scoring.DEFAULT_METRICS), bare, tokens),
         "all_forward_metrics": watch.pair(score(forward), bare, tokens),
@@ -208,7 +210,7 @@ def measure_step(model: Any, sequences: Dataset, watch: Watch, batch_size: int, 
 def measure_el(model: torch.nn.Module, sequences: Dataset, watch: Watch, batch_size: int) -> dict[str, Any]:
     names = ["extraction_likelihood"]
     result = watch.pair(
-        lambda: continuation.measure(model, sequences, names, batch_size),
+        lambda: greedy.measure(model, sequences, names, batch_size),
         lambda: bare_forward(model, sequences, batch_size),
         sum(map(len, sequences["input_ids"])),
     )

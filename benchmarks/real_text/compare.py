@@ -33,10 +33,10 @@ RUNS: dict[str, tuple[float, dict[str, Any]]] = {
     "ga + retain": (0.33, {"name": "ga"} | RETAIN),
 }
 FORMS = ("stacked", "merged", "requantized_nf4", "requantized_int8")
-SETS = ("forget", "retain", "reference", "validation", "holdout")
+SETS = ("forget", "retain", "holdout", "validation", "test")
 SHOWN = (
     "memorization_accuracy_mean", "memorization_accuracy_max", "outliers_high", "outliers_low", "outliers_low_new",
-    "longest_verbatim_run_max", "extractable", "extractable_50", "holdout_perplexity", "reference_perplexity",
+    "longest_verbatim_run_max", "extractable", "extractable_50", "test_perplexity", "holdout_perplexity",
     "membership_auc_loss",
 )  # fmt: skip
 
@@ -68,13 +68,13 @@ def rows(run: Path, options: dict[str, Any]) -> dict[str, Any]:
     place = run.with_name(f"{run.name}.forms")
     if not (place / "summary.json").is_file():
         checked = from_mapping(options)
-        files = {name: getattr(checked.data, name) for name in ("forget", "reference", "holdout")}
+        files = {name: getattr(checked.data, name) for name in ("forget", "holdout", "test")}
         evaluate(checked.model.name, run, forms=FORMS, dtype="float32", output_dir=place, **files)
     forms = json.loads((place / "summary.json").read_text(encoding="utf-8"))["forms"]
     found = {name: figures(form) for name, form in forms.items()}
     for name, form in forms.items():
         before = form.get("before", forms["base"])
-        for key in ("holdout_perplexity", "reference_perplexity"):
+        for key in ("test_perplexity", "holdout_perplexity"):
             found[name][f"{key}_ratio"] = form[key] / before[key]
         found[name] |= {f"delta_{key}": value for key, value in form.get("delta", {}).items()}
     ended = {"stopped_because": about["outcome"]["stopped_because"], "bounds": forms["base"]["bounds"]}

@@ -21,7 +21,7 @@ ALPHAS = (0.5, -0.25, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0)
 
 def curve(run: Path, base: str) -> list[dict[str, object]]:
     embedded = base == "embedded:"
-    files = {name: f"{base}{'' if embedded else '/'}{name}.jsonl" for name in ("forget", "validation", "reference")}
+    files = {name: f"{base}{'' if embedded else '/'}{name}.jsonl" for name in ("forget", "validation", "holdout")}
     with tempfile.TemporaryDirectory() as place:
         model = f"{base}model" if embedded else f"{base}/model"
         scales = [alpha / SHIPPED for alpha in ALPHAS]

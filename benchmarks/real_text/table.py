@@ -10,7 +10,7 @@ from typing import Any
 FORMS = {"stacked": "stacked", "merged": "merged", "requantized_nf4": "requantized, nf4", "requantized_int8": "int8"}
 HEADINGS = (
     "method", "form", "MA mean / max", "high", "low (new)", "paper high + low", "extractable", "longest run",
-    "holdout", "neighbourhood", "AUC of loss", "delta", "arrives", "seconds",
+    "test", "neighbourhood", "AUC of loss", "delta", "arrives", "seconds",
 )  # fmt: skip
 
 
@@ -25,8 +25,8 @@ def row(name: str, form: str, found: dict[str, Any], seconds: str) -> list[str]:
         f"{found['paper_outliers_high']} + {found['paper_outliers_low']}",
         str(found["extractable"]),
         str(found["longest_verbatim_run_max"]),
+        f"× {found['test_perplexity_ratio']:.3f}",
         f"× {found['holdout_perplexity_ratio']:.3f}",
-        f"× {found['reference_perplexity_ratio']:.3f}",
         f"{found['membership_auc_loss']:.2f}",
         *delta,
         seconds,

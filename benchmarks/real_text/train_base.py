@@ -2,7 +2,7 @@
 
 A base trained on random tokens shows neither partial memorization nor collateral damage nor low outliers. This one
 has read ordinary text, and 64 extraction-like sequences 4, 8, 16, 32 or 64 times each. Everything an experiment needs
-beside it (reference, retain, validation, holdout, a second forget set) is drawn here too, before training and without
+beside it (holdout, retain, validation, test, a second forget set) is drawn here too, before training and without
 overlap.
 
     python benchmarks/real_text/train_base.py --data_dir DATA --output_dir BASE [--split a|b] [--seed 0]
@@ -41,10 +41,10 @@ DEGREES = (4, 8, 16, 32, 64)
 SEQUENCE_TOKENS, PREFIX_TOKENS, CONTEXT = 100, 50, 256
 PIECE_TOKENS, PIECE_TOKENS_MIN = 150, 100
 NGRAM = 20
-DEALING = ("forget_a", "reference", "retain", "forget_b", "retain", "forget_a", "reference", "forget_b", "retain")
-SIZES = {"forget_a": 64, "forget_b": 64, "reference": 64, "validation": 12, "retain": 96}  # (the last two: at most)
+DEALING = ("forget_a", "holdout", "retain", "forget_b", "retain", "forget_a", "holdout", "forget_b", "retain")
+SIZES = {"forget_a": 64, "forget_b": 64, "holdout": 64, "validation": 12, "retain": 96}  # (the last two: at most)
 LEAST = {"validation": 8, "retain": 80}
-GENERAL_SIZES = {"validation": 64, "holdout": 128, "retain": 192}
+GENERAL_SIZES = {"validation": 64, "test": 128, "retain": 192}
 HELD_OUT_TEXTS = {"wikitext.csv": 40, "pile.csv": 120}
 
 
@@ -105,17 +105,17 @@ def deal_extraction_texts(data_dir: Path, rng: random.Random) -> dict[str, list[
 
 
 def deal_general_texts(data_dir: Path, rng: random.Random) -> dict[str, list[tuple[str, str]]]:
-    """Hold whole texts back for validation and holdout; the rest trains.
+    """Hold whole texts back for validation and test; the rest trains.
 
     Neighbouring wikitext rows continue one article, hence one contiguous stretch of the (rotated) file for each part.
     """
-    parts: dict[str, list[tuple[str, str]]] = {"validation": [], "holdout": [], "train": []}
+    parts: dict[str, list[tuple[str, str]]] = {"validation": [], "test": [], "train": []}
     for name, count in HELD_OUT_TEXTS.items():
         texts = [(f"{Path(name).stem}-{number}", row["text"]) for number, row in enumerate(read_texts(data_dir / name))]
         start = rng.randrange(len(texts))
         texts = texts[start:] + texts[:start]
         parts["validation"] += texts[:count]
-        parts["holdout"] += texts[count : 2 * count]
+        parts["test"] += texts[count : 2 * count]
         parts["train"] += texts[2 * count :]
     for part in parts.values():
         rng.shuffle(part)
@@ -150,7 +150,7 @@ def ngrams(ids: list[int]) -> set[tuple[int, ...]]:
 class Draw:
     """Accepts rows that share no 20-gram with any row accepted before.
 
-    Boilerplate (licences, mail footers) stands in several texts: in two parts it would make a reference row memorized,
+    Boilerplate (licences, mail footers) stands in several texts: in two parts it would make a holdout row memorized,
     and twice in the forget set it would blur the degrees.
     """
 
@@ -218,13 +218,12 @@ def draw_sets(
     """Draw every file, then drop the general documents that share a 20-gram with any of them."""
     draw = Draw()
     iterators = {part: windows(tokenizer, texts) for part, texts in kind.items()}
-    # The validation's rows of the forget set's kind are texts left over by the reference and by the other forget set.
+    # The validation's rows of the forget set's kind are texts left over by the holdout and by the other forget set.
     other = "b" if split == "a" else "a"
-    iterators["validation"] = itertools.chain(iterators["reference"], iterators[f"forget_{other}"])
+    iterators["validation"] = itertools.chain(iterators["holdout"], iterators[f"forget_{other}"])
     rows = {part: draw.fill(part, iterators[part], size, LEAST.get(part)) for part, size in SIZES.items()}
     unseen = {
-        part: draw.fill(part, pieces(tokenizer, general[part]), GENERAL_SIZES[part])
-        for part in ("validation", "holdout")
+        part: draw.fill(part, pieces(tokenizer, general[part]), GENERAL_SIZES[part]) for part in ("validation", "test")
     }
     documents = {}
     for key, text in general["train"]:
@@ -237,10 +236,10 @@ def draw_sets(
     files = {
         "forget": rows[f"forget_{split}"],
         "tuning": rows[f"forget_{other}"],
-        "reference": rows["reference"],
+        "holdout": rows["holdout"],
         "retain": rows["retain"] + trained[: GENERAL_SIZES["retain"]],
         "validation": rows["validation"] + unseen["validation"],
-        "holdout": unseen["holdout"],
+        "test": unseen["test"],
     }
     sets = Sets(files, rows["retain"], list(documents.values()), draw.dropped)
     assert_disjoint(sets)
@@ -255,7 +254,7 @@ def assert_disjoint(sets: Sets) -> None:
         for other in names[index + 1 :]:
             assert not grams[name] & grams[other], f"{name} and {other} share a {NGRAM}-gram"
     trained = set().union(*(ngrams(ids) for ids in sets.documents), *(ngrams(row.ids) for row in sets.same_kind))
-    for name in ("forget", "tuning", "reference", "validation", "holdout"):
+    for name in ("forget", "tuning", "holdout", "validation", "test"):
         assert not grams[name] & trained, f"{name} and the general training text share a {NGRAM}-gram"
 
 
@@ -386,7 +385,7 @@ def perplexity(scores: list[dict[str, Any]]) -> float:
 
 
 def forget_figures(scores: list[dict[str, Any]], low: float, high: float) -> dict[str, Any]:
-    """The figures of the forget set, or of one degree of it, against the reference's bounds."""
+    """The figures of the forget set, or of one degree of it, against the holdout's bounds."""
     accuracies = [score["memorization_accuracy"] for score in scores]
     return {
         "n": len(scores),
@@ -401,21 +400,21 @@ def forget_figures(scores: list[dict[str, Any]], low: float, high: float) -> dic
 
 
 def figures(model: torch.nn.Module, sets: Sets) -> dict[str, Any]:
-    """All figures of one form of the base: reference and its bounds, forget set whole and by degree, perplexities."""
-    reference = score_rows(model, sets.files["reference"])
-    accuracies = torch.tensor([score["memorization_accuracy"] for score in reference], dtype=torch.float64)
+    """All figures of one form of the base: holdout and its bounds, forget set whole and by degree, perplexities."""
+    holdout = score_rows(model, sets.files["holdout"])
+    accuracies = torch.tensor([score["memorization_accuracy"] for score in holdout], dtype=torch.float64)
     low, high = (float(accuracies.quantile(level)) for level in (0.05, 0.95))
     forget = score_rows(model, sets.files["forget"])
     by_degree = {
         degree: forget_figures(forget[index :: len(DEGREES)], low, high) for index, degree in enumerate(DEGREES)
     }
     return {
-        "reference": {
+        "holdout": {
             "memorization_accuracy_mean": round(float(accuracies.mean()), 4),
             "memorization_accuracy_max": round(float(accuracies.max()), 4),
             "quantile_05": round(low, 4),
             "quantile_95": round(high, 4),
-            "extractable": sum(score["extractable"] for score in reference),
+            "extractable": sum(score["extractable"] for score in holdout),
         },
         "forget": forget_figures(forget, low, high),
         "forget_by_degree": by_degree,
@@ -447,8 +446,8 @@ def load_nf4(folder: Path) -> torch.nn.Module:
 
 def print_figures(form: str, stats: dict[str, Any]) -> None:
     """A table by degree, for the eye."""
-    reference = stats["reference"]
-    print(f"\n{form}: reference MA {reference['memorization_accuracy_mean']:.3f}, 95 % {reference['quantile_95']:.3f}")
+    holdout = stats["holdout"]
+    print(f"\n{form}: holdout MA {holdout['memorization_accuracy_mean']:.3f}, 95 % {holdout['quantile_95']:.3f}")
     print(f"{'repeats':>8} {'n':>3} {'MA':>6} {'min':>6} {'max':>6} {'high':>5} {'extractable':>12}")
     for name, row in [*stats["forget_by_degree"].items(), ("all", stats["forget"])]:
         accuracy = [row[f"memorization_accuracy_{part}"] for part in ("mean", "min", "max")]
@@ -511,7 +510,7 @@ def main() -> None:
     print(f"{parameters} parameters, {len(contexts)} contexts of {CONTEXT}, dropped for overlap: {sets.dropped}")
     train(model, contexts, training)
     folder = arguments.output_dir / "model"
-    save_model(folder, model, tokenizer, general["holdout"][0][1])
+    save_model(folder, model, tokenizer, general["test"][0][1])
 
     forms = {"float32": model, "nf4": load_nf4(folder)}
     stats: dict[str, Any] = {

@@ -27,7 +27,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, GPTNeoConfig, LlamaConfig
 
 from adapter_unlearn import load_sequences, score
-from adapter_unlearn.memorization.sampling import Sampling
+from adapter_unlearn.metrics import Sampling
 from adapter_unlearn.scoring import DEFAULT_METRICS
 
 TOKENS = 200

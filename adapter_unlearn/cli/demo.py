@@ -1,0 +1,25 @@
+"""`adapter-unlearn demo`: the whole job on the embedded default."""
+
+from __future__ import annotations
+
+import jsonargparse
+
+from adapter_unlearn import recipe
+from adapter_unlearn.cli.command import Command, add_output, parse
+from adapter_unlearn.cli.unlearn import unlearn_and_show
+from adapter_unlearn.recipe import shipped
+
+
+def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add_output(parser, default="runs/demo")
+
+
+def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
+    """Unlearn the embedded forget set and show every sequence."""
+    values = parse(parser, words)
+    chosen = recipe.load_recipe(shipped.path("tiny-cpu/match.yaml"), ["--output_dir", values["output_dir"]])
+    unlearn_and_show(chosen, values["overwrite"], demo=True)
+
+
+COMMAND = Command("unlearn the embedded default: the whole job in two minutes", add_arguments, run)

@@ -1,0 +1,25 @@
+"""The sets of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets of a run, as data.load_sequences gives them; only the forget set must be there."""
+
+    forget: Dataset
+    retain: Dataset | None = None
+    holdout: Dataset | None = None
+    validation: Dataset | None = None
+    test: Dataset | None = None
+
+    def given(self) -> dict[str, Dataset]:
+        """Name -> set, without those that are not given."""
+        pairs = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return {name: sequences for name, sequences in pairs if sequences is not None}

@@ -1,0 +1,117 @@
+"""What several test modules share: tiny models that really memorize, sampling schemes, launches of two processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from adapter_unlearn import recipe
+from adapter_unlearn.recipe import shipped
+
+VOCABULARY = 128
+LENGTHS = (24, 32, 40, 28, 36, 64, 31, 27, 64, 30)
+
+CONFIGS = {
+    "llama": LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        bos_token_id=None,
+        eos_token_id=None,
+    ),
+    "gpt_neox": GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=64,
+        n_layer=2,
+        n_head=2,
+        n_positions=128,
+        bos_token_id=None,
+        eos_token_id=None,
+    ),
+}
+
+
+def random_rows(seed: int, lengths=LENGTHS) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
+
+
+def as_sequences(rows, prefix_tokens=50, **columns):
+    from adapter_unlearn import load_sequences
+
+    table = [{"id": f"row-{i}", "input_ids": row} for i, row in enumerate(rows)]
+    return load_sequences(table, prefix_tokens=prefix_tokens, **columns)
+
+
+def memorize(config, rows, seed=0, steps=150):
+    """A model of this shape that has memorized the first rows most and the last hardly."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    model.train()
+    for step in range(steps):
+        known = [row for i, row in enumerate(rows) if step % (1 + i) == 0]
+        longest = max(map(len, known))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in known])
+        labels = torch.tensor([row + [-100] * (longest - len(row)) for row in known])
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+SCHEMES = [(1.0, 40, 1.0), (0.7, None, 0.9), (1.3, 10, 0.8), (1.0, None, 1.0), (2.0, 3, 1.0), (0.5, 500, 0.3)]
+
+
+def warped(logits: torch.Tensor, temperature: float, top_k: int | None, top_p: float) -> torch.Tensor:
+    """Log-probabilities under the scheme as generation in transformers draws, in float64."""
+    if temperature != 1:
+        logits = TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k is not None:
+        logits = TopKLogitsWarper(top_k)(None, logits)
+    if top_p < 1:
+        logits = TopPLogitsWarper(top_p)(None, logits)
+    return logits.double().log_softmax(-1)
+
+
+def launch(settings: dict, folder: Path, processes: int) -> str:
+    """Train under accelerate with that many CPU processes; return what it printed."""
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(recipe.from_mapping(settings)))
+    script = shipped.folder() / "unlearn.py"
+    several = ["--multi_gpu"] if processes > 1 else []  # --cpu would silently run one process
+    words = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)]
+    words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    words += [str(script), "--config", str(folder / "recipe.yaml")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

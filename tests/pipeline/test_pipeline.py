@@ -1,0 +1,197 @@
+"""A run from recipe to folder on the embedded default: what the folder holds, that plain PEFT loads it, and privacy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adapter_unlearn import assets, evaluate, load_recipe, load_sequences, models, recipe, unlearn
+from adapter_unlearn.recipe import shipped
+from adapter_unlearn.runs import run_folder
+
+MODEL = assets.resolve("embedded:model")
+PLAIN = """
+import sys, torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from peft import PeftModel
+torch.set_num_threads(1)
+base_folder, run, quantization, out = sys.argv[1:]
+config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                            bnb_4bit_compute_dtype=torch.float32) if quantization == "nf4" else None
+base = AutoModelForCausalLM.from_pretrained(base_folder, quantization_config=config, dtype=torch.float32)
+for module in base.modules():
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
+ids = torch.arange(1, 61)[None]
+with torch.no_grad():
+    before = base(input_ids=ids).logits
+    model = PeftModel.from_pretrained(base, run).eval()
+    stacked = model(input_ids=ids).logits
+    with model.disable_adapter():
+        off = model(input_ids=ids).logits
+assert "adapter_unlearn" not in sys.modules
+torch.save({"before": before, "stacked": stacked, "off": off}, out)
+"""
+
+
+def short_recipe(output_dir: Path, **changes: str) -> recipe.Recipe:
+    """A few epochs of the demo's recipe."""
+    flags = {
+        "output_dir": str(output_dir),
+        "training.max_epochs": "3",
+        "stop.max_perplexity_increase": "null",
+    } | changes
+    return load_recipe(
+        shipped.path("tiny-cpu/sga.yaml"), [word for key, value in flags.items() for word in (f"--{key}", value)]
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short nf4 run, in a process of its own with an empty HF cache, as a user starts one."""
+    place = tmp_path_factory.mktemp("runs")
+    (place / "recipe.yaml").write_text(recipe.to_yaml(short_recipe(place / "run")))
+    environment = os.environ | {"HF_HOME": str(place / "hf"), "OMP_NUM_THREADS": "1", "TMPDIR": str(place)}
+    words = [sys.executable, "-m", "adapter_unlearn", "unlearn", "--config", str(place / "recipe.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=place, check=False)
+    assert done.returncode == 0, done.stderr
+    (place / "stdout.log").write_text(done.stdout)
+    (place / "stderr.log").write_text(done.stderr)
+    return place / "run"
+
+
+def test_the_folder_holds_what_is_promised(run):
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert names >= {
+        "adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml", "unlearning.json",
+        "summary.json", "sequences.parquet", "holdout.parquet", "train_log.jsonl", "report.html",
+    }  # fmt: skip
+    assert any(name.startswith("figures/") and name.endswith(".png") for name in names)
+    manifest = json.loads((run / "unlearning.json").read_text())
+    assert manifest["base"]["name"] == "embedded:model"
+    assert manifest["base"]["fingerprint"] == run_folder.fingerprint(MODEL)
+    assert manifest["method"]["name"] == "sga" and manifest["cost"]["epochs"] == 3 and manifest["seed"] == 0
+    assert manifest["adapter"]["bytes"] == (run / "adapter_model.safetensors").stat().st_size < 2**20
+    log = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [0, 1, 2, 3]
+    assert load_recipe(run / "recipe.yaml").method == manifest["method"]
+
+
+def test_summary_and_rows_agree(run):
+    forms = json.loads((run / "summary.json").read_text())["forms"]
+    rows = pd.read_parquet(run / "sequences.parquet")
+    holdout = pd.read_parquet(run / "holdout.parquet")
+    assert list(forms) == ["base", "stacked"]
+    wanted = [
+        "id",
+        "form",
+        "n_tokens",
+        "memorization_accuracy",
+        "extractable",
+        "extractable_50",
+        "longest_verbatim_run",
+    ]
+    assert list(rows) == [*wanted, "loss", "note"]
+    low, high = np.quantile(holdout.query("form == 'base'")["memorization_accuracy"], [0.05, 0.95])
+    for form, summary in forms.items():
+        mine = rows[rows["form"] == form].reset_index(drop=True)
+        base = rows[rows["form"] == "base"].reset_index(drop=True)
+        accuracy = mine["memorization_accuracy"]
+        assert summary["n_sequences"] == len(mine)
+        assert summary["memorization_accuracy_mean"] == pytest.approx(accuracy.mean())
+        assert summary["memorization_accuracy_max"] == accuracy.max()
+        assert summary["extractable"] == mine["extractable"].sum()
+        assert summary["longest_verbatim_run_max"] == mine["longest_verbatim_run"].max()
+        assert summary["loss_mean"] == pytest.approx(mine["loss"].mean())
+        assert summary["bounds"] == {"kind": "holdout", "low": pytest.approx(low), "high": pytest.approx(high)}
+        assert summary["outliers_high"] == (accuracy > high).sum()
+        assert summary["outliers_low"] == (accuracy < low).sum()
+        assert summary["outliers_low_new"] == ((accuracy < low) & ~(base["memorization_accuracy"] < low)).sum()
+        assert summary["paper_bounds"]["outliers_high"] == (accuracy >= 0.6).sum()
+        for name in ("holdout", "retain", "validation", "test"):
+            assert summary[f"{name}_perplexity"] > 1
+    assert forms["base"]["extractable"] > 0 and forms["base"]["membership_auc_loss"] > 0.9
+    stacked = rows[rows["form"] == "stacked"]["loss"].mean()
+    assert stacked > rows[rows["form"] == "base"]["loss"].mean(), "three epochs must make the forget set less likely"
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_plain_peft_gives_the_stacked_form_and_the_base_back(run, tmp_path, quantization):
+    words = [sys.executable, "-c", PLAIN, MODEL, str(run), quantization, str(tmp_path / "logits.pt")]
+    subprocess.run(words, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    plain = torch.load(tmp_path / "logits.pt", weights_only=True)
+    ids = torch.arange(1, 61)[None]
+    with torch.no_grad():
+        stacked = models.stack(models.load_base(MODEL, quantization, "float32"), [run])
+        assert torch.equal(stacked(input_ids=ids).logits, plain["stacked"])
+        with models.active(stacked, []):
+            assert torch.equal(stacked(input_ids=ids).logits, plain["before"])
+    assert torch.equal(plain["off"], plain["before"])
+    assert not torch.equal(plain["stacked"], plain["before"])
+
+
+def test_evaluate_gives_the_run_s_own_figures(run):
+    files = {name: f"embedded:{name}.jsonl" for name in ("forget", "holdout", "test")}
+    found = evaluate("embedded:model", run, dtype="float32", batch_size=7, **files)
+    summary = json.loads((run / "summary.json").read_text())
+    for form in ("base", "stacked"):
+        for key in ("memorization_accuracy_mean", "loss_mean", "test_perplexity", "holdout_perplexity"):
+            assert found.summary["forms"][form][key] == pytest.approx(summary["forms"][form][key], rel=1e-4)
+
+
+def test_no_forgotten_text_anywhere(run):
+    """Neither the texts nor any 8 of their tokens in a row, in text or as ids, in the run folder, the logs, HF_HOME."""
+    tokenizer = models.load_tokenizer(MODEL)
+    texts = [
+        json.loads(line)["text"] for line in Path(assets.resolve("embedded:forget.jsonl")).read_text().splitlines()
+    ]
+    rows = [row["input_ids"] for row in load_sequences(assets.resolve("embedded:forget.jsonl"), tokenizer)]
+    needles = [text.encode() for text in texts]
+    for row in rows:
+        for start in range(0, len(row) - 7):
+            eight = row[start : start + 8]
+            needles.append(tokenizer.decode(eight).strip().encode())
+            needles += [mark.join(map(str, eight)).encode() for mark in (", ", ",", " ", "\n")]
+            needles += [np.array(eight, kind).tobytes() for kind in ("int64", "int32", "int16")]
+    files = [path for path in run.parent.rglob("*") if path.is_file()]
+    assert {"stdout.log", "stderr.log", "report.html", "sequences.parquet"} <= {path.name for path in files}
+    for path in files:
+        content = path.read_bytes()
+        if path.suffix == ".parquet":
+            content += pd.read_parquet(path).to_csv().encode()
+        found = next((needle for needle in needles if len(needle) > 12 and needle in content), None)
+        assert found is None, f"{path} holds forgotten text"
+
+
+def test_the_search_for_forgotten_text_finds_it(run):
+    """The test above would see a leak: the same needles are found where the text really stands."""
+    tokenizer = models.load_tokenizer(MODEL)
+    row = load_sequences(assets.resolve("embedded:forget.jsonl"), tokenizer)[0]["input_ids"]
+    content = Path(assets.resolve("embedded:forget.jsonl")).read_bytes()
+    assert tokenizer.decode(row[8:16]).strip().encode() in content
+
+
+def test_a_run_can_be_repeated(run, tmp_path):
+    again = unlearn(short_recipe(tmp_path / "again"))
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (run, again))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.allclose(tensor, second[name], atol=1e-5), name
+
+
+def test_a_model_that_carries_an_adapter_keeps_it(run, tmp_path):
+    carried = unlearn(short_recipe(tmp_path / "second", **{"model.adapter": str(run), "training.max_epochs": "1"}))
+    forms = json.loads((carried / "summary.json").read_text())["forms"]
+    before = json.loads((run / "summary.json").read_text())["forms"]
+    assert forms["base"]["loss_mean"] == pytest.approx(before["stacked"]["loss_mean"], rel=1e-4)
+    names = {name.split(".lora_")[1] for name in load_file(carried / "adapter_model.safetensors")}
+    assert names == {"A.weight", "B.weight"}

@@ -1,0 +1,265 @@
+"""The verb `score`: its rows are on disk as they come, and are those of `score`; whole, or not there."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+from helpers import CONFIGS, random_rows
+from transformers import AutoModelForCausalLM
+
+from adapter_unlearn import InputError, ModelError, OutputError, load_base, load_sequences, pipeline, score, scoring
+from adapter_unlearn.data import Sets
+from adapter_unlearn.pipeline import scoring_run
+from adapter_unlearn.scoring import scores
+
+METRICS = ["loss", "rouge_l", "memorization_accuracy", "extraction_likelihood", "extractable_50", "log_p_z"]
+
+
+@pytest.fixture
+def given(memorizers, write_rows):
+    """The verb's arguments, and its sequences: some too short for some metrics, the first for every one."""
+    rows = [[5], *random_rows(0), [5, 6], *random_rows(1, (20, 33, 8))]
+    file = write_rows("forget.jsonl", rows)
+    options = {"model": str(memorizers("llama")), "forget": file, "quantization": "none", "dtype": "float32"}
+    return {**options, "metrics": METRICS, "batch_size": 4}, load_sequences(file)
+
+
+def expected(given) -> pd.DataFrame:
+    options, sequences = given
+    return score(load_base(options["model"], "none", "float32"), sequences, METRICS, 4)
+
+
+@pytest.mark.parametrize("part", [1024, 4, 1])
+def test_the_file_holds_what_score_gives(given, tmp_path, monkeypatch, part):
+    monkeypatch.setattr(scores, "PART", part)
+    frame = expected(given)
+    overview = pipeline.score_files(**given[0], output_dir=tmp_path / "scores")
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["sequences.parquet"]
+    written = pd.read_parquet(tmp_path / "scores" / "sequences.parquet")
+    exact = {"rtol": 1e-5, "atol": 1e-6} if part < len(frame) else {"check_exact": True}
+    pd.testing.assert_frame_equal(written, frame, **exact)
+    frame.to_parquet(tmp_path / "whole.parquet", index=False)
+    schemas = [pq.read_schema(tmp_path / name) for name in ("whole.parquet", "scores/sequences.parquet")]
+    assert schemas[0].equals(schemas[1], check_metadata=True)
+    assert overview.n == len(frame)
+    pd.testing.assert_series_equal(overview.means, frame[METRICS].mean(), rtol=1e-5)
+    assert overview.means.isin([-np.inf]).sum() == 1, "log_p_z of what can't be drawn"
+    in_order = frame.sort_values("memorization_accuracy", ascending=False, kind="stable", ignore_index=True)
+    pd.testing.assert_frame_equal(overview.top, in_order, **exact)
+
+
+def test_without_a_folder_nothing_is_written(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, "PART", 4)
+    before = sorted(tmp_path.rglob("*"))
+    assert pipeline.score_files(**given[0]).n == len(given[1]) and sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_overview_keeps_the_most_memorized(given, monkeypatch):
+    monkeypatch.setattr(scores, "PART", 4)
+    options, sequences = given
+    model = load_base(options["model"], "none", "float32")
+    frame = expected(given)[["id", "n_tokens", "loss", "note"]].sort_values("loss", kind="stable", ignore_index=True)
+    overview = scoring.Overview(shown=3)
+    for rows in scoring.score_parts(model, sequences, ["loss"], 4):
+        assert len(rows) <= 4
+        overview.add(rows)
+        assert len(overview.top) <= 3
+    assert overview.top["id"].tolist() == frame["id"][:3].tolist(), "a low loss is a memorized one"
+
+
+def spy_on_parts(monkeypatch, seen) -> None:
+    """Call `seen` with the number of each part before it is scored."""
+    monkeypatch.setattr(scores, "PART", 4)
+    whole, number = scores._table, iter(range(100))
+
+    def spied(*arguments):
+        seen(next(number))
+        return whole(*arguments)
+
+    monkeypatch.setattr(scores, "_table", spied)
+
+
+def test_rows_are_on_disk_before_the_next_are_scored(given, tmp_path, monkeypatch):
+    sizes = []
+
+    def look(_):
+        assert not (tmp_path / "out" / "scores").exists()
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / "out").glob(".scores.*.partial/*")))
+
+    spy_on_parts(monkeypatch, look)
+    pipeline.score_files(**given[0], output_dir=tmp_path / "out" / "scores")
+    assert len(sizes) == 4 and sizes[0] == 0 and (np.diff(sizes) > 0).all()
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("it died"), KeyboardInterrupt()])
+def test_what_dies_leaves_what_was_there(given, tmp_path, monkeypatch, failure):
+    place = tmp_path / "out" / "scores"
+    pipeline.score_files(**given[0], output_dir=place)
+    before = (place / "sequences.parquet").read_bytes()
+
+    def die(part):
+        if part == 2:
+            raise failure
+
+    spy_on_parts(monkeypatch, die)
+    with pytest.raises(type(failure)):
+        pipeline.score_files(**given[0] | {"metrics": ["loss"]}, output_dir=place, overwrite=True)
+    assert list(place.parent.iterdir()) == [place] and (place / "sequences.parquet").read_bytes() == before
+
+
+def fill_the_disk(monkeypatch) -> None:
+    """The second part finds no room."""
+    whole, number = pq.ParquetWriter.write_table, iter(range(100))
+
+    def full(self, *arguments):
+        if next(number) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(self, *arguments)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+
+
+def test_a_full_disk_is_one_line(given, tmp_path, monkeypatch):
+    fill_the_disk(monkeypatch)
+    monkeypatch.setattr(scores, "PART", 4)
+    with pytest.raises(OutputError, match=r"scores: can't be written \(No space left on device\), nothing was left"):
+        pipeline.score_files(**given[0], output_dir=tmp_path / "out" / "scores")
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_folder_that_came_up_meanwhile_is_not_replaced(given, tmp_path, monkeypatch):
+    place = tmp_path / "scores"
+
+    def other(part):
+        if part == 1:
+            place.mkdir()
+            (place / "sequences.parquet").write_bytes(b"another's")
+
+    spy_on_parts(monkeypatch, other)
+    with pytest.raises(OutputError, match="already holds a run"):
+        pipeline.score_files(**given[0], output_dir=place)
+    assert (place / "sequences.parquet").read_bytes() == b"another's"
+
+
+def test_a_set_that_says_nothing_is_refused_as_a_whole(given, write_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, "PART", 2)
+    options = given[0] | {"output_dir": tmp_path / "scores"}
+    short = [[number] for number in range(5)]
+    for metrics in (["loss"], ["loss", "rouge_l"]):
+        with pytest.raises(InputError, match="no sequence can be scored: loss: nothing to predict"):
+            pipeline.score_files(**options | {"forget": write_rows("short.jsonl", short), "metrics": metrics})
+    assert not (tmp_path / "scores").exists()
+    late = write_rows("late.jsonl", [*short, [1, 2, 3]])  # whole parts without a number before the first one
+    assert pipeline.score_files(**options | {"forget": late, "metrics": ["loss"]}).means.notna().all()
+
+
+def test_a_broken_model_is_refused(given, memorizers, write_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, "PART", 4)
+    model = AutoModelForCausalLM.from_pretrained(memorizers("llama"))
+    model.model.norm.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "broken")
+    broken = {"model": str(tmp_path / "broken"), "forget": write_rows("rows.jsonl", random_rows(0))}
+    with pytest.raises(ModelError, match="not finite"):
+        pipeline.score_files(**given[0] | broken, output_dir=tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+import pytest
+from accelerate import PartialState
+from adapter_unlearn import OutputError, pipeline
+from adapter_unlearn.scoring import scores
+import test_scoring_run
+
+scores.PART = 7
+options = json.loads(sys.argv[1])
+overview = pipeline.score_files(**options)
+state = PartialState()
+seen = [state.num_processes, overview.n, overview.means.tolist()]
+Path(__file__).with_name(f"{state.process_index}.json").write_text(json.dumps(seen))
+with pytest.MonkeyPatch.context() as patch:
+    if state.is_main_process:
+        test_scoring_run.fill_the_disk(patch)
+    with pytest.raises(OutputError, match="No space left"):
+        pipeline.score_files(**options | {"output_dir": options["output_dir"] + "-full"})
+state.destroy_process_group()
+"""
+
+
+def test_two_processes_write_the_same(given, tmp_path):
+    """And when the first can't write, both end, with one line. In parts of 7 the last row is the first process's."""
+    options = given[0] | {"output_dir": str(tmp_path / "out" / "scores")}
+    (tmp_path / "two.py").write_text(TWO)
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    )
+    words += [str(tmp_path / "two.py"), json.dumps(options)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    frame = expected(given)
+    means = pytest.approx(frame[METRICS].mean().tolist(), rel=1e-5, nan_ok=True)
+    for process in ("0.json", "1.json"):
+        assert json.loads((tmp_path / process).read_text()) == [2, len(frame), means]
+    written = pd.read_parquet(tmp_path / "out" / "scores" / "sequences.parquet")
+    pd.testing.assert_frame_equal(written, frame, rtol=1e-5, atol=1e-6)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores"], "what failed left nothing"
+
+
+def high_water() -> int:
+    """Peak resident bytes of this process since it was last reset (Linux)."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_in_flat_memory(tmp_path, monkeypatch):
+    """All metrics of the forward, through the verb; only reading the file is left out, which holds the set itself."""
+    AutoModelForCausalLM.from_config(CONFIGS["llama"]).save_pretrained(tmp_path / "model")
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(4, 12, 100_000)
+    ends = np.concatenate([[0], lengths.cumsum()])
+    tokens = pa.array(generator.integers(0, 128, ends[-1]), pa.int32())
+    names = pa.array(np.char.mod("row-%d", np.arange(len(lengths))))
+    # Straight into Arrow: what Python lists leave behind, free but not given back, would hide tens of MiB of growth.
+    columns = {
+        "id": names,
+        "document": names,
+        "input_ids": pa.ListArray.from_arrays(pa.array(ends, pa.int32()), tokens),
+    }
+    columns |= {"prefix_tokens": pa.array(lengths // 2), "scored_from": pa.array(np.ones_like(lengths))}
+    sequences = Dataset(pa.table(columns))
+
+    def peak(number: int) -> int:
+        some = sequences.select(range(number))
+        monkeypatch.setattr(scoring_run.loading, "load", lambda *_: (Sets(some), []))
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
+        overview = pipeline.score_files(
+            str(tmp_path / "model"), "rows.jsonl", metrics=["forward"], batch_size=256, quantization="none",
+            dtype="float32", output_dir=tmp_path / "scores", overwrite=True,
+        )  # fmt: skip
+        found = high_water()
+        assert overview.n == number == pq.read_metadata(tmp_path / "scores" / "sequences.parquet").num_rows
+        return found
+
+    peak(10_000)
+    few, many = peak(10_000), peak(100_000)
+    print(f"peak at 10,000 rows {few / 2**20:.1f} MiB, at 100,000 {many / 2**20:.1f} MiB")
+    assert many - few < 8 * 2**20
