@@ -610,7 +610,9 @@ def broken(source: Path, target: Path, change) -> Path:
     [
         (lambda run: (run / "unlearning.json").unlink(), "no finished run"),
         (lambda run: (run / "summary.json").write_text("{"), "can't be read"),
-        (lambda run: (run / "summary.json").write_text("{}"), "no figures of the base"),
+        (lambda run: (run / "summary.json").write_text("{}"), "has no schema_version"),
+        (lambda run: (run / "summary.json").write_text('{"schema_version": 0}'), "has schema_version 0"),
+        (lambda run: (run / "summary.json").write_text('{"schema_version": 1}'), "no figures of the base"),
         (lambda run: (run / "sequences.parquet").write_bytes(b"PAR1"), "can't be read"),
         (lambda run: (run / "sequences.parquet").unlink(), "no column 'id'"),
         (lambda run: (run / "recipe.yaml").write_text("a: ["), "can't be read"),

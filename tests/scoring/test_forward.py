@@ -135,8 +135,10 @@ def memorizing_adapter(base, rows):
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     labels = torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
-    for _ in range(80):
+    for _ in range(400):
         loss = model(input_ids=ids, labels=labels).loss
+        if loss < 0.02:  # nearly certain of every token
+            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
