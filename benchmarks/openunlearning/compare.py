@@ -59,31 +59,32 @@ TABLES: dict[str, tuple[list[Side], str]] = {
             *_last_left_out("extraction_strength", ours="extraction_strength_openunlearning"),
             Side(f"`extraction_strength`, {APPENDED}", "extraction_strength", "token_appended", "extraction_strength"),
         ],
-        "Ours under their definition is `extraction_strength_openunlearning`. On the same tokens theirs judges one "
-        "token less, because it takes the last one for an end token. Our own `extraction_strength` differs where "
-        "not even the last token is recited: it says 0 there, theirs 1/L, for it never gives more than L - 1 of the "
-        "L tokens; that is all of the third pair of rows. Their reports are means over sequences, with no AUC.",
+        "`extraction_strength_openunlearning` uses OpenUnlearning's definition. On the same tokens OpenUnlearning "
+        "scores one token less, because it treats the last token as an end token. Our own `extraction_strength` "
+        "differs where not even the last token is recited: it is 0 there, while OpenUnlearning gives 1/L. This is "
+        "the only difference in the third pair of rows. OpenUnlearning reports the mean over sequences and no AUC.",
     ),
     "Exact memorization": (
         _last_left_out("exact_memorization"),
-        "Theirs is on the tokens that have labels, so ours is asked with the prompt as prefix, or with a prefix of "
-        "one token where there is no prompt. On the same tokens theirs leaves out the last one.",
+        "OpenUnlearning scores the tokens that have labels. Ours is therefore computed with the prompt as prefix, or "
+        "with a prefix of one token where there is no prompt. On the same tokens OpenUnlearning leaves out the last "
+        "one.",
     ),
     "LOSS": (
         [
             Side(AS_IS, "loss", "as_is", "loss", BOTH),
             Side("the same, theirs from float64 logits", "loss", "as_is_float64", "loss", BOTH),
         ],
-        "One definition: the mean over all labels, the last token included. What remains of a difference is "
-        "rounding, and theirs: a cross-entropy across a transposed float32 tensor comes out about 6e-6 low, in "
-        "every sequence. The second pair of rows hands their function the same logits as float64, and it is gone.",
+        "Both use the mean over all labels, including the last token. The remaining difference is rounding in "
+        "OpenUnlearning's function: a cross-entropy over a transposed float32 tensor is about 6e-6 too low in every "
+        "sequence. With the same logits as float64 (second pair of rows) the difference disappears.",
     ),
     "Min-K%": (
         [*_last_left_out("min_k", "k = 0.2, "), *_last_left_out("min_k_40", "k = 0.4, ")],
-        "Theirs is the negative of ours, so that it goes the way of the loss; the differences are taken after "
-        "turning the sign. On the same tokens theirs leaves out the last one, which is sometimes among the least "
-        "likely and sometimes changes how many those are. Their code has k = 0.2 by default, as `min_k` has; their "
-        "benchmarks' settings say 0.4.",
+        "OpenUnlearning's score is the negative of ours, so that it has the direction of the loss; differences are "
+        "taken after changing the sign. On the same tokens OpenUnlearning leaves out the last one. That token can be "
+        "among the least likely ones, and it can change how many tokens are averaged. The default of its code is "
+        "k = 0.2, as for `min_k`; the settings of its benchmarks use 0.4.",
     ),
     "Min-K%++": (
         [
@@ -92,10 +93,11 @@ TABLES: dict[str, tuple[list[Side], str]] = {
             *_last_left_out("min_k_plus_plus_40", "k = 0.4, "),
             _in_float64("min_k_plus_plus_40", "k = 0.4, "),
         ],
-        "Sign, last token and k as for Min-K%. The least deviation is one and the same: 0.001, their variance's "
-        "0.000001. What remains is rounding, enlarged by division by such deviations: theirs takes the variance for "
-        "mean square less squared mean, in float32, ours from the differences to the mean; from float64 logits "
-        "theirs comes nearer to ours.",
+        "Sign, last token and k are as for Min-K%. Both limit the standard deviation to at least 0.001 "
+        "(OpenUnlearning limits the variance to 0.000001). The remaining difference is rounding, amplified by the "
+        "division by small deviations: OpenUnlearning computes the variance as mean square minus squared mean in "
+        "float32, ours from the differences to the mean. With float64 logits OpenUnlearning's values come closer to "
+        "ours.",
     ),
     "zlib": (
         [
@@ -156,8 +158,8 @@ python benchmarks/openunlearning/compare.py --ours ours.json --theirs benchmarks
     --output benchmarks/results/openunlearning.json > docs/openunlearning.md
 ```
 
-The values of theirs, sequence by sequence, are in benchmarks/results/openunlearning_theirs.json; a test compares
-ours with them.
+OpenUnlearning's values for every sequence are in benchmarks/results/openunlearning_theirs.json; a test compares ours
+with them.
 """
 
 
