@@ -107,45 +107,48 @@ TABLES: dict[str, tuple[list[Side], str]] = {
                 ("text",), ("text",),
             ),
         ],
-        "The loss is that of LOSS. Theirs compresses the text of the tokens that have labels, and the first token "
-        "of a sequence never has one: without prompt (and without a bos, which is no text) it misses the first "
-        "token's text, which ours compresses too. With a prompt both compress what follows it. Their decoding also "
-        "takes away spaces before punctuation if the tokenizer is set so, as it was here (the default of "
-        "transformers 4.45.1); ours never does, and these texts have no such spaces.",
+        "The loss is that of the section LOSS. OpenUnlearning compresses the text of the tokens that have labels. "
+        "The first token of a sequence never has a label, so without a prompt (and without a BOS token) the text of "
+        "the first token is missing; ours includes it. With a prompt both compress what follows the prompt. "
+        "OpenUnlearning's decoding also removes spaces before punctuation if the tokenizer is configured so, as it "
+        "was here (the default of transformers 4.45.1). Ours never does. The texts have no such spaces.",
     ),
 }  # fmt: skip
 
-OPENING = """# Beside OpenUnlearning
+OPENING = """# Comparison with OpenUnlearning
 
 <!-- Made by benchmarks/openunlearning/compare.py; edit that. -->
 
-[OpenUnlearning](https://github.com/locuslab/open-unlearning) (Dorna et al., 2025, arXiv:2506.12618) at commit
-`{revision}`, its own metric functions and collator under transformers {theirs[transformers]} and torch
-{theirs[torch]} (it pins 2.4.1), unchanged; this package under transformers {ours[transformers]} and torch
-{ours[torch]}. Both score the same token ids with the embedded model in float32 on a CPU: its {forget} forget texts,
-most of which it recites, and its {holdout} holdout texts, which it never read. Once as plain texts, everything
-after the first token scored; once with the first 50 tokens (half of a shorter text) as prompt. Batches are 8 there
-and 16 here, with padding.
+This page compares our metrics with those of [OpenUnlearning](https://github.com/locuslab/open-unlearning)
+(Dorna et al., 2025, arXiv:2506.12618), sequence by sequence.
 
-**Where the definitions are the same, the values are**: all rows marked "yes" agree to {worst:.0e} in every single
-sequence, and to the digit in AUC. Every other difference has its sentence.
+**Set-up.** OpenUnlearning is at commit `{revision}`. Its metric functions and its
+collator are unchanged; they run under transformers {theirs[transformers]} and torch {theirs[torch]} (it pins 2.4.1).
+This package runs under transformers {ours[transformers]} and torch {ours[torch]}. Both score the same token ids with
+the embedded model in float32 on a CPU: the {forget} texts of the forget set, most of which the model recites, and the
+{holdout} texts of the holdout set, which it never saw. The data has two forms: plain texts, where everything after
+the first token is scored, and texts whose first 50 tokens (half of a shorter text) are the prompt. Batches have 8 rows
+there and 16 here, with padding.
 
-n is the number of sequences, "differ" how many of them by more than {tolerance:.0e} (zlib: {zlib:.0e}), AUC that of
-forget against holdout, 1 where all forget texts look more memorized. A value that theirs does not compute is a
-dash.
+**Result.** Where the definitions are the same, the values are the same: all rows marked "yes" agree to {worst:.0e}
+for every sequence, and in every digit of the AUC. Every other difference is explained below.
+
+**Columns.** "n" is the number of sequences. "differ" is how many of them differ by more than {tolerance:.0e}
+(zlib: {zlib:.0e}). "AUC" is the AUC of the forget set against the holdout set; 1 means that all texts of the forget
+set look more memorized. "theirs" is OpenUnlearning. A dash means that OpenUnlearning does not compute the value.
 """
 
 CLOSING = """
-## Not in the tables
+## Differences that are not in the tables
 
-- Where a sequence has nothing to score, theirs gives 0 for extraction strength, Min-K% and Min-K%++, and leaves the
-  sequence out of the mean of exact memorization; ours is NaN with a note. (From reading its code, not measured.)
-- Its loader for plain texts appends no end token, so that on them the token left out is a real one; its chat loader
-  does.
-- Its reference attack compares with another model, ours (`reference_loss_difference`) with the same model without
-  adapters; its GradNorm and truth ratio have no counterpart here. None of them was compared.
+- If a sequence has nothing to score, OpenUnlearning gives 0 for extraction strength, Min-K% and Min-K%++, and leaves
+  the sequence out of the mean of exact memorization. Ours is NaN with a note. (From reading its code, not measured.)
+- OpenUnlearning's loader for plain texts appends no end token, so the token that is left out is a real one. Its chat
+  loader appends an end token.
+- Its reference attack compares with another model; ours (`reference_loss_difference`) compares with the same model
+  without adapters. Its GradNorm and truth ratio have no counterpart here. None of them was compared.
 
-## Again
+## Reproduce
 
 ```
 git clone https://github.com/locuslab/open-unlearning OPEN-UNLEARNING && git -C OPEN-UNLEARNING checkout {revision}
