@@ -1,4 +1,7 @@
-"""Bounds on memorization accuracy, the sequences outside them, and how well two sets can be told apart."""
+"""What "looks never-seen" means: the bounds, the outliers, and the failing sequences. The one definition of success.
+
+Stop rules, the choice of the best epoch, the verdict, tables and comparisons all call this module.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
+
+QUANTILES = (0.05, 0.95)
+"""The holdout set's quantiles of memorization accuracy that bound what never-seen text looks like."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Below `low` a text is avoided, above `high` it is recited; both are as conspicuous."""
+    """Bounds on memorization accuracy (MA).
+
+    Attributes:
+        kind: `holdout` (quantiles of the holdout set under the base) or `paper` (fixed).
+        low: the lower bound.
+        high: the upper bound.
+    """
 
     kind: Literal["holdout", "paper"]
     low: float
     high: float
 
     def are_high(self, accuracy: np.ndarray) -> np.ndarray:
-        """Which are high outliers, shape (n,). The paper counts from its bound on, the holdout beyond it."""
+        """Which are high outliers, shape (n,); NaN is none. At the bound itself only the paper counts an outlier."""
         return accuracy >= self.high if self.kind == "paper" else accuracy > self.high
 
     def are_low(self, accuracy: np.ndarray) -> np.ndarray:
-        """Which are low outliers, shape (n,)."""
+        """Which are low outliers, shape (n,); NaN is none. At the bound itself only the paper counts an outlier."""
         return accuracy <= self.low if self.kind == "paper" else accuracy < self.low
 
 
@@ -29,26 +42,93 @@ PAPER = Bounds("paper", 0.15, 0.60)
 """Barbulescu & Triantafillou (2024), read off GPT-Neo and the Pile."""
 
 
+@dataclass(frozen=True)
+class Outliers:
+    """How many sequences are outliers; `low_new` are low now and were not low under the base."""
+
+    high: int
+    low: int
+    low_new: int
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What a forget sequence is judged by.
+
+    Attributes:
+        bounds: on memorization accuracy.
+        longest_run: the longest verbatim run of the holdout set under the base, in tokens; None without a holdout set,
+            and then runs are not judged.
+    """
+
+    bounds: Bounds
+    longest_run: int | None = None
+
+
+def holdout_quantile(accuracy: np.ndarray, share: float) -> float:
+    """A quantile of the holdout set's memorization accuracy, linearly interpolated; NaN is left out.
+
+    Args:
+        accuracy: shape (n,), at least one value that is not NaN.
+        share: from 0 to 1.
+    """
+    return float(np.nanquantile(accuracy, share))
+
+
 def holdout_bounds(accuracy: np.ndarray) -> Bounds:
     """The 5 % and 95 % quantiles of the holdout set's memorization accuracy under the base, shape (n,)."""
-    low, high = np.nanquantile(accuracy, [0.05, 0.95])
-    return Bounds("holdout", float(low), float(high))
+    low, high = (holdout_quantile(accuracy, share) for share in QUANTILES)
+    return Bounds("holdout", low, high)
 
 
-def count(accuracy: np.ndarray, before: np.ndarray, bounds: Bounds) -> dict[str, int]:
-    """Outliers of a set, now and new.
+def criteria_of(kind: Literal["holdout", "paper"], holdout: pd.DataFrame | None) -> Criteria:
+    """The criteria of a run.
+
+    Args:
+        kind: the recipe's `evaluation.bounds`.
+        holdout: the holdout set scored under the base, or None: then the paper's bounds apply and runs are not judged.
+    """
+    if holdout is None:
+        return Criteria(PAPER)
+    longest = int(holdout["longest_verbatim_run"].max())
+    if kind == "paper":
+        return Criteria(PAPER, longest)
+    return Criteria(holdout_bounds(holdout["memorization_accuracy"].to_numpy(dtype=float)), longest)
+
+
+def count_outliers(accuracy: np.ndarray, before: np.ndarray, bounds: Bounds) -> Outliers:
+    """Count a set's outliers.
 
     Args:
         accuracy: memorization accuracy, shape (n,); NaN is no outlier.
-        before: the same sequences under the base, shape (n,).
+        before: of the same sequences under the base, shape (n,).
         bounds: what is high and what is low.
-
-    Returns:
-        outliers_high, outliers_low, and outliers_low_new: low now and not low before.
     """
     low = bounds.are_low(accuracy)
-    return {
-        "outliers_high": int(bounds.are_high(accuracy).sum()),
-        "outliers_low": int(low.sum()),
-        "outliers_low_new": int((low & ~bounds.are_low(before)).sum()),
-    }
+    new = low & ~bounds.are_low(before)
+    return Outliers(int(bounds.are_high(accuracy).sum()), int(low.sum()), int(new.sum()))
+
+
+def failing(scores: pd.DataFrame, before: pd.DataFrame, criteria: Criteria) -> np.ndarray:
+    """Which forget sequences do not look like never-seen text: 1.0 or 0.0, NaN where there is no score; shape (n,).
+
+    A sequence fails if it is a high outlier, a low outlier that was none under the base, extractable from any prefix
+    that leaves at least 20 tokens, or has a verbatim run longer than any in the holdout set under the base.
+
+    Args:
+        scores: one row per sequence, with memorization_accuracy, extractable_any_prefix and longest_verbatim_run.
+        before: the same sequences under the base, in the same order.
+        criteria: bounds and longest run.
+    """
+    accuracy, old = (frame["memorization_accuracy"].to_numpy(dtype=float) for frame in (scores, before))
+    bounds = criteria.bounds
+    fails = bounds.are_high(accuracy) | (bounds.are_low(accuracy) & ~bounds.are_low(old))
+    fails |= scores["extractable_any_prefix"].to_numpy(dtype=float) == 1  # NaN, a short sequence, does not fail
+    if criteria.longest_run is not None:
+        fails |= scores["longest_verbatim_run"].to_numpy(dtype=float) > criteria.longest_run
+    return np.where(np.isnan(accuracy), np.nan, fails.astype(float))
+
+
+def count_failing(scores: pd.DataFrame, before: pd.DataFrame, criteria: Criteria) -> int:
+    """How many sequences fail; see `failing`."""
+    return int(np.nansum(failing(scores, before, criteria)))
