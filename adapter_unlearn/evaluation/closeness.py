@@ -1,4 +1,4 @@
-"""When two methods are the same within noise, and which of several none beats: arithmetic on arrays."""
+"""Closeness: when two methods are the same within noise, and which methods are on the Pareto front. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from adapter_unlearn.metrics import set_level
 from adapter_unlearn.metrics.set_level import Estimate
 
 SAME_SHARE = 0.1
-"""Two methods hardly differ in a measure while their scores are apart by at most this share of what unlearning did."""
+"""Two methods are close if their scores differ by at most this share of what unlearning changed …"""
 SAME_AS_SEEDS = 1.25
-"""… or by this many times what two seeds of one method are apart."""
+"""… or by at most this factor times the distance between two seeds of one method."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Closeness:
     """How far apart two methods are in one measure.
 
     Attributes:
-        difference: mean over sequences of the first less the second, with its paired interval.
-        distance: mean over sequences of the absolute difference: a mean of 0 may be of large differences.
-        tolerance: up to this distance they hardly differ.
-        alike: identical within noise, in this measure.
+        difference: mean over sequences of first less second, with its paired interval.
+        distance: mean absolute difference over sequences; large differences may have a mean of 0.
+        tolerance: the largest distance that counts as close.
+        alike: identical within noise in this measure.
     """
 
     difference: Estimate
@@ -44,20 +44,24 @@ def closeness(
 ) -> Closeness:
     """Whether two methods are identical within noise, in one measure.
 
-    Two things must hold. (1) No direction: the paired 95 % interval of the mean difference over sequences holds 0, or,
-    where one of them has several seeds, the ranges of the seeds' means overlap. That alone would be lack of evidence:
-    with three sequences any interval holds 0. So also (2) closeness, sequence by sequence: the mean absolute difference
-    is at most the largest of: SAME_SHARE of what the method that did less did to the sequences (mean absolute change
-    against the base); `at_least`; and, where seeds are known, SAME_AS_SEEDS times what two seeds of one method are
-    apart. Seeds are compared with other seeds only: those that two methods share may make them look closer.
+    Two conditions must hold:
+
+    1. No direction. The paired 95 % interval of the mean difference over sequences contains 0, or one method has
+       several seeds and the ranges of the seeds' means overlap. Alone this may be a lack of evidence: with three
+       sequences almost any interval contains 0.
+    2. Closeness per sequence. The mean absolute difference is at most the largest of `at_least`, SAME_SHARE times the
+       smaller of the two methods' mean absolute changes against the base, and, with several seeds, SAME_AS_SEEDS times
+       the mean distance between two seeds of one method.
+
+    Seeds are compared with other seeds only: a seed that both methods used may make them look closer than they are.
 
     Args:
         first: scores of one method, shape (seeds, n); NaN is left out.
-        second: of the other, shape (other seeds, n).
-        before: of the base, shape (n,).
-        at_least: a distance that never counts, in the measure's unit.
+        second: scores of the other method, shape (other seeds, n).
+        before: scores of the base, shape (n,).
+        at_least: a distance that always counts as close, in the measure's unit.
         first_seeds: the seeds of the rows of `first`.
-        second_seeds: and of `second`.
+        second_seeds: the seeds of the rows of `second`.
     """
     known = ~np.isnan(np.vstack([first, second, before])).any(axis=0)
     first, second, before = first[:, known], second[:, known], before[known]
@@ -65,9 +69,7 @@ def closeness(
         return Closeness(Estimate(math.nan, math.nan, math.nan), math.nan, math.nan, False)
     a, b = first.mean(axis=0), second.mean(axis=0)
     difference = set_level.mean_interval(a - b)
-    within = [
-        np.abs(scores[i] - scores[j]).mean() for scores in (first, second) for i in range(len(scores)) for j in range(i)
-    ]
+    within = [np.abs(x[i] - x[j]).mean() for x in (first, second) for i in range(len(x)) for j in range(i)]
     across = [
         np.abs(first[i] - second[j]).mean()
         for i in range(len(first))
@@ -85,7 +87,10 @@ def closeness(
 
 
 def pareto_front(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Which points no other one is at least as low as in both and lower in one; shape (n,), a NaN is never on it."""
+    """The Pareto front: points for which no other is at most as high in both and lower in one. Shape (n,), bool.
+
+    A point with a NaN is never on the front.
+    """
     at_most = (first[:, None] <= first) & (second[:, None] <= second)
     lower = (first[:, None] < first) | (second[:, None] < second)
     return ~(at_most & lower).any(axis=0) & ~np.isnan(first) & ~np.isnan(second)

@@ -30,21 +30,21 @@ class Bounds:
     high: float
 
     def are_high(self, accuracy: np.ndarray) -> np.ndarray:
-        """Which are high outliers, shape (n,); NaN is none. At the bound itself only the paper counts an outlier."""
+        """Which values are high outliers, shape (n,); NaN is none. Only the paper counts a value equal to the bound."""
         return accuracy >= self.high if self.kind == "paper" else accuracy > self.high
 
     def are_low(self, accuracy: np.ndarray) -> np.ndarray:
-        """Which are low outliers, shape (n,); NaN is none. At the bound itself only the paper counts an outlier."""
+        """Which values are low outliers, shape (n,); NaN is none. Only the paper counts a value equal to the bound."""
         return accuracy <= self.low if self.kind == "paper" else accuracy < self.low
 
 
 PAPER = Bounds("paper", 0.15, 0.60)
-"""Barbulescu & Triantafillou (2024), read off GPT-Neo and the Pile."""
+"""Barbulescu & Triantafillou (2024), measured with GPT-Neo on the Pile."""
 
 
 @dataclass(frozen=True)
 class Outliers:
-    """How many sequences are outliers; `low_new` are low now and were not low under the base."""
+    """Numbers of outliers; `low_new` counts those that are low now and were not low under the base."""
 
     high: int
     low: int
@@ -53,12 +53,12 @@ class Outliers:
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a forget sequence is judged by.
+    """The criteria that a forget sequence is judged by.
 
     Attributes:
         bounds: on memorization accuracy.
-        longest_run: the longest verbatim run of the holdout set under the base, in tokens; None without a holdout set,
-            and then runs are not judged.
+        longest_run: the longest verbatim run in the holdout set under the base, in tokens. None without a holdout set:
+            runs are not judged.
     """
 
     bounds: Bounds
@@ -86,7 +86,7 @@ def criteria_of(kind: Literal["holdout", "paper"], holdout: pd.DataFrame | None)
 
     Args:
         kind: the recipe's `evaluation.bounds`.
-        holdout: the holdout set scored under the base, or None: then the paper's bounds apply and runs are not judged.
+        holdout: the holdout set scored under the base. None: the paper's bounds apply and runs are not judged.
     """
     if holdout is None:
         return Criteria(PAPER)
@@ -101,8 +101,8 @@ def count_outliers(accuracy: np.ndarray, before: np.ndarray, bounds: Bounds) -> 
 
     Args:
         accuracy: memorization accuracy, shape (n,); NaN is no outlier.
-        before: of the same sequences under the base, shape (n,).
-        bounds: what is high and what is low.
+        before: the same sequences under the base, shape (n,).
+        bounds: the bounds to apply.
     """
     low = bounds.are_low(accuracy)
     new = low & ~bounds.are_low(before)
@@ -110,7 +110,7 @@ def count_outliers(accuracy: np.ndarray, before: np.ndarray, bounds: Bounds) -> 
 
 
 def failing(scores: pd.DataFrame, before: pd.DataFrame, criteria: Criteria) -> np.ndarray:
-    """Which forget sequences do not look like never-seen text: 1.0 or 0.0, NaN where there is no score; shape (n,).
+    """Find the forget sequences that do not look like never-seen text.
 
     A sequence fails if it is a high outlier, a low outlier that was none under the base, extractable from any prefix
     that leaves at least 20 tokens, or has a verbatim run longer than any in the holdout set under the base.
@@ -119,6 +119,9 @@ def failing(scores: pd.DataFrame, before: pd.DataFrame, criteria: Criteria) -> n
         scores: one row per sequence, with memorization_accuracy, extractable_any_prefix and longest_verbatim_run.
         before: the same sequences under the base, in the same order.
         criteria: bounds and longest run.
+
+    Returns:
+        1.0 for a failing sequence, 0.0 for any other, NaN for one without a score; shape (n,).
     """
     accuracy, old = (frame["memorization_accuracy"].to_numpy(dtype=float) for frame in (scores, before))
     bounds = criteria.bounds
@@ -130,5 +133,5 @@ def failing(scores: pd.DataFrame, before: pd.DataFrame, criteria: Criteria) -> n
 
 
 def count_failing(scores: pd.DataFrame, before: pd.DataFrame, criteria: Criteria) -> int:
-    """How many sequences fail; see `failing`."""
+    """Number of failing sequences; see `failing`."""
     return int(np.nansum(failing(scores, before, criteria)))

@@ -1,7 +1,7 @@
 """Measure a model in the forms in which it may be deployed: stacked, merged, and merged and quantized again.
 
-`stacked` is measured on the model at hand. The others are made: the adapters are merged into the original weights, in
-full precision, and what is measured is that folder, loaded as a user would load it.
+`stacked` is measured on the model in memory. For the other forms the adapters are merged into the original weights in
+full precision, and the merged folder is loaded and measured as a user would load it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from accelerate.utils import gather_object
 
 from adapter_unlearn import models, scoring
 from adapter_unlearn.errors import InputError
 from adapter_unlearn.evaluation import utility
+from adapter_unlearn.evaluation.summary import BASE
 from adapter_unlearn.metrics.prefixes import prefix_curve, worst_of
 from adapter_unlearn.weights import rounding
 
@@ -32,27 +32,29 @@ if TYPE_CHECKING:
     from adapter_unlearn.models import Quantization
     from adapter_unlearn.recipe import Form, Model
 
-NEEDED = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
-"""What every summary holds; further metrics are columns beside them."""
+NEEDED = (
+    "memorization_accuracy", "extractable", "extractable_50", "extractable_any_prefix", "longest_verbatim_run", "loss",
+)  # fmt: skip
+"""Metrics that every measurement has; all of them come from one forward."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One form, measured.
+    """The measurement of one form.
 
     Attributes:
-        form: base, stacked, …
-        forget: the forget set's scores, a row a sequence.
-        holdout: the same for the holdout set, or None.
+        form: base, stacked, merged, …
+        forget: the forget set's scores, one row per sequence.
+        holdout: the holdout set's scores, or None.
         perplexities: name of a set -> its perplexity, over the whole set.
-        losses: name of a set -> each sequence's loss, NaN where there is none.
-        tokens: name of a set -> how many tokens each of those is the mean over.
-        before: the base in this form's precision, where that is not the run's: quantization alone changes perplexity,
-            and nobody should take that for the adapter's doing.
+        losses: name of a set -> the loss of each sequence, shape (n,); NaN where there is none.
+        tokens: name of a set -> the number of tokens that each of these losses is the mean over, shape (n,).
+        before: the base in this form's precision where that is not the run's. Quantization alone changes perplexity,
+            and that change is not the adapter's.
         loaded_as: dtype and quantization in words.
-        curves: what greedy decoding recites from every prefix length; see prefixes.worst_of.
-        utility: downstream tasks and replies, a row a (task, metric, sample); None where none were asked for.
-        deltas: what of the adapters' deltas arrives in this form's weights, a row a module (see rounding.survival).
+        curves: what is extractable from every prefix length; see prefixes.worst_of.
+        utility: downstream tasks and replies, one row per (task, metric, sample); None where none were measured.
+        deltas: how much of the adapters' deltas is in this form's weights, one row per module; see rounding.survival.
     """
 
     form: str
@@ -73,14 +75,14 @@ class Measuring:
     """What to measure, and how.
 
     Attributes:
-        sets: what to score.
-        metrics: rows of the metrics table, beside NEEDED.
-        batch_size: sequences in one forward.
-        accelerator: shares the work among processes.
-        tasks: downstream tasks beside the sets; see lm_tasks.score_tasks.
+        sets: the sets to score.
+        metrics: further metrics, in addition to NEEDED.
+        batch_size: sequences per forward.
+        accelerator: shares the sequences among processes.
+        tasks: downstream tasks; see lm_tasks.score_tasks.
         replies: a file of dialogues, or None; see replies.score_replies.
-        limit: only the first so many samples of each task and of the dialogues.
-        tokenizer: needed for tasks and replies.
+        limit: use only the first samples of each task and the first dialogues, at most this many.
+        tokenizer: required for tasks and replies.
     """
 
     sets: Sets
@@ -93,45 +95,36 @@ class Measuring:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Measuring) -> Measurement:
+def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], measuring: Measuring) -> Measurement:
     """Score every set with exactly these adapters active.
 
     Args:
-        model: a base model, or one with adapters on it.
-        form: its name in the report.
-        adapters: names of adapters on the model; none is the base.
-        how: the sets, metrics and batch size.
+        model: a base model, with or without adapters.
+        form: the form's name in the report.
+        adapters: names of adapters on the model; empty for the base.
+        measuring: sets, metrics and batch size.
 
     Raises:
-        InputError: no sequence of a set can be scored; ModelError: the model's output is not finite on any.
+        InputError: no sequence of a set can be scored.
+        ModelError: the model's output is not finite on any sequence of a set.
     """
-    wanted = list(dict.fromkeys([*NEEDED, *how.metrics]))
+    sets = measuring.sets.given()
+    with models.evaluating(model), models.active(model, adapters):
+        curves: dict[int, dict[str, np.ndarray]] = {}
 
-    curves: dict[int, dict[str, np.ndarray]] = {}
+        def add_curve(i: int, predictions: Predictions) -> None:
+            curves[i] = prefix_curve(predictions)
 
-    def see(i: int, predictions: Predictions) -> None:
-        curves[i] = prefix_curve(predictions)
-
-    def scored(name: str, sequences: Dataset) -> pd.DataFrame:
-        chosen = wanted if name in ("forget", "holdout") else ("loss",)
-        observe = see if name == "forget" else None
-        try:
-            frame = scoring.score(model, sequences, chosen, how.batch_size, how.accelerator, observe=observe)
-        except InputError as error:
-            raise InputError(f"data.{name}: {error}") from error
-        scoring.check_finite(scoring.any_sound(frame), frame["note"])
-        return frame
-
-    with models.active(model, adapters):
-        frames = {name: scored(name, sequences) for name, sequences in how.sets.given().items()}
-        able = None
-        if how.tasks or how.replies is not None:  # every process measures all of it: lm-eval shares no samples here
-            able = utility.measure_utility(
-                model, how.tokenizer, how.tasks, how.replies, limit=how.limit, batch_size=how.batch_size
-            )
-    if how.accelerator is not None and how.accelerator.num_processes > 1:
-        curves = dict(gather_object(list(curves.items())))
-    others = {name: sequences for name, sequences in how.sets.given().items() if name != "forget"}
+        frames = {
+            name: _score_set(model, name, measuring, observe=add_curve if name == "forget" else None) for name in sets
+        }
+        task_scores = None
+        if measuring.tasks or measuring.replies is not None:  # on every process: lm-eval shares no samples here
+            task_scores = utility.measure_utility(
+                model, measuring.tokenizer, measuring.tasks, measuring.replies,
+                limit=measuring.limit, batch_size=measuring.batch_size,
+            )  # fmt: skip
+    others = {name: sequences for name, sequences in sets.items() if name != "forget"}
     return Measurement(
         form,
         frames["forget"],
@@ -139,18 +132,30 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], how: Mea
         perplexities={name: scoring.perplexity(frames[name], sequences) for name, sequences in others.items()},
         losses={name: frames[name]["loss"].to_numpy(dtype=float) for name in others},
         tokens={name: np.array(scoring.predicted_tokens(sequences)) for name, sequences in others.items()},
-        curves=worst_of(curves.values()),
-        utility=able,
+        curves=worst_of(models.gathered(curves, measuring.accelerator).values()),
+        utility=task_scores,
     )
 
 
+def _score_set(model: torch.nn.Module, name: str, measuring: Measuring, **options: Any) -> pd.DataFrame:
+    """All metrics of forget and holdout set, the loss of any other set."""
+    metrics = list(dict.fromkeys([*NEEDED, *measuring.metrics])) if name in ("forget", "holdout") else ["loss"]
+    sequences: Dataset = getattr(measuring.sets, name)
+    try:
+        frame = scoring.score(model, sequences, metrics, measuring.batch_size, measuring.accelerator, **options)
+    except InputError as error:
+        raise InputError(f"data.{name}: {error}") from error
+    scoring.check_finite(scoring.any_sound(frame), frame["note"])
+    return frame
+
+
 def needs_merging(forms: Sequence[Form]) -> list[Form]:
-    """Those of the forms that are measured on merged weights."""
+    """The forms that are measured on merged weights."""
     return [form for form in forms if form != "stacked"]
 
 
 def quantization_of(form: Form, stacked: Quantization) -> Quantization:
-    """How a form's weights are loaded; `requantized` as the stacked base is, in nf4 where that is not quantized."""
+    """How a form's weights are loaded. `requantized`: like the stacked base, or in nf4 if that is not quantized."""
     if form == "merged":
         return "none"
     if form == "requantized":
@@ -164,37 +169,40 @@ def measure_merged(
     forms: Sequence[Form],
     merged: Path,
     stacked: Measurement,
-    how: Measuring,
+    measuring: Measuring,
+    trust_remote_code: bool = False,
 ) -> list[Measurement]:
     """Measure the forms that are made from merged weights.
 
     Args:
-        base: the model as the recipe names it; its `adapter`, if it carries one, is part of what is unlearned from.
-        adapters: those that were merged, without the one that is carried.
+        base: the model as the recipe names it; its `adapter`, if any, is part of the base.
+        adapters: the adapters that were merged, without the base's own.
         forms: merged, requantized, …
         merged: folder of the base with all adapters merged into it.
-        stacked: the base as it was measured for the stacked form.
-        how: the sets, metrics and batch size.
+        stacked: the measurement of the base for the stacked form.
+        measuring: sets, metrics and batch size.
+        trust_remote_code: run Python code that comes with the model.
     """
-    befores: dict[Quantization, Measurement] = {base.quantization: stacked}
-    carried = [base.adapter] if base.adapter else []
-    trust = base.trust_remote_code
-    measured = []
+    bases: dict[Quantization, Measurement] = {base.quantization: stacked}
+    frozen = [base.adapter] if base.adapter else []
+    measurements = []
     for form in forms:
         quantization = quantization_of(form, base.quantization)
-        if quantization not in befores:
-            original: Any = models.load_base(base.name, quantization, base.dtype, base.revision, trust)
-            original = models.stack(original, carried) if carried else original
-            befores[quantization] = measure(original, "base", models.adapter_names(len(carried)), how)
-            del original  # two models at once would not fit where one does
-        model = models.load_base(str(merged), quantization, base.dtype, trust_remote_code=trust)
-        found = measure(model, form, [], how)
+        if quantization not in bases:
+            original: Any = models.load_base(base.name, quantization, base.dtype, base.revision, trust_remote_code)
+            original = models.stack(original, frozen) if frozen else original
+            bases[quantization] = measure(original, BASE, models.adapter_names(len(frozen)), measuring)
+            del original  # memory may not hold two models
+        model = models.load_base(str(merged), quantization, base.dtype, trust_remote_code=trust_remote_code)
+        measurement = measure(model, form, [], measuring)
         del model
         deltas = rounding.survival(
-            base.name, [*carried, *adapters], quantization, base.dtype, revision=base.revision,
-            trust_remote_code=trust, force=True,
+            base.name, [*frozen, *adapters], quantization, base.dtype, revision=base.revision,
+            trust_remote_code=trust_remote_code, force=True,
         )  # fmt: skip
-        before = befores[quantization]
+        before = bases[quantization]
         words = f"{base.dtype}, {'not quantized' if quantization == 'none' else quantization}"
-        measured.append(replace(found, before=None if before is stacked else before, loaded_as=words, deltas=deltas))
-    return measured
+        measurements.append(
+            replace(measurement, before=None if before is stacked else before, loaded_as=words, deltas=deltas)
+        )
+    return measurements

@@ -1,4 +1,4 @@
-"""Many requests, many adapters: which adapters on, which set still recited? Does one wake what another put to sleep?"""
+"""Interference between adapters: every forget set under every combination of the adapters of several requests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ METRICS = ("memorization_accuracy", "extractable", "longest_verbatim_run", "loss
 
 
 def subsets(number: int) -> list[tuple[int, ...]]:
-    """Which of so many adapters are on, fewest first: every subset up to four adapters; beyond, those that tell most.
+    """The combinations of adapters to measure, smallest first.
 
-    Beyond four: none, each alone, all but each, and all.
+    All subsets of up to four adapters. Of more adapters: none, each alone, all but one, and all.
     """
     sizes = range(number + 1) if number <= ALL_SUBSETS_UP_TO else (0, 1, number - 1, number)
     return [subset for size in sizes for subset in combinations(range(number), size)]
@@ -37,16 +37,20 @@ def interference(
     """Score every forget set under every combination of adapters.
 
     Args:
-        model: with the adapters on it; see models.stack.
-        adapters: name in the table -> name on the model.
-        sets: name in the table -> sequences.
-        batch_size: sequences in one forward.
-        accelerator: shares the work among processes.
+        model: a model with all adapters on it; see models.stack.
+        adapters: name in the result -> name on the model.
+        sets: name in the result -> sequences.
+        batch_size: sequences per forward.
+        accelerator: shares the sequences among processes.
 
     Returns:
-        A row a (combination, set): adapters (their names joined by " + ", empty for none), n_adapters, set,
+        One row per (combination, set): adapters (their names joined by " + ", empty for none), n_adapters, set,
         n_sequences, extractable, memorization_accuracy_mean, memorization_accuracy_max, longest_verbatim_run_max,
         loss_mean.
+
+    Raises:
+        InputError: no sequence of a set can be scored.
+        ModelError: the model's output is not finite on any sequence of a set.
     """
     names = list(adapters)
     rows = []

@@ -1,7 +1,7 @@
-"""lm-eval's tasks, run on the model that is already loaded, with whatever adapters are active: no copy, no reload.
+"""lm-eval's tasks, run on the model in memory with the adapters that are active: no copy, no reload.
 
-lm-eval is an extra and slow to import, so it is imported where it is used. Its bars and prints are held back; of its
-warnings on a task the first is logged, in one line.
+lm-eval is an extra and slow to import, so it is imported where it is used. Its progress bars and output are hidden. The
+first of its warnings on a task is logged, in one line.
 """
 
 from __future__ import annotations
@@ -36,22 +36,14 @@ SEED = 1234
 
 PRESETS = {
     "paper": (
-        "piqa",
-        "hellaswag",
-        "arc_easy",
-        "arc_challenge",
-        "copa",
-        "winogrande",
-        "mathqa",
-        "pubmedqa",
-        "lambada_openai",
+        "piqa", "hellaswag", "arc_easy", "arc_challenge", "copa", "winogrande", "mathqa", "pubmedqa", "lambada_openai",
     ),
     "quick": ("piqa", "arc_easy", "lambada_openai"),
-}
-"""paper: those of Barbulescu & Triantafillou (2024). quick: everyday physics, school knowledge, and a word that only a
-long context tells: three abilities that small models have too, for a score at the level of chance can't fall."""
+}  # fmt: skip
+"""paper: the tasks of Barbulescu & Triantafillou (2024). quick: physical common sense, school science, and words that
+depend on a long context. Small models are above chance in these three; a score at chance level can't fall."""
 
-_TALKATIVE = ("lm_eval", "datasets", "huggingface_hub", "transformers")
+_LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "transformers")
 
 
 def score_tasks(
@@ -63,63 +55,60 @@ def score_tasks(
     batch_size: int = 8,
     seed: int = SEED,
 ) -> pd.DataFrame:
-    """Score the model, as its adapters are set, on lm-eval's tasks, sample by sample.
+    """Score the model on lm-eval's tasks, sample by sample, with the adapters that are active on it.
 
-    All tasks are loaded before the first is run. Log-probabilities are added up in float32 whatever the model computes
-    in: in bfloat16 a sum of -37 is known to a quarter, and answers would tie. (`lm_eval` does that with
+    All tasks are loaded before the first is run. Log-probabilities are summed in float32 whatever the model's dtype:
+    bfloat16 resolves a sum of -37 only to a quarter, so answers would tie. (`lm_eval` does the same with
     `--model_args softmax_dtype=float32`; on a float32 model it always does.)
 
     Args:
         model: a causal language model, with or without adapters, in eval mode.
-        tokenizer: the model's; lm-eval gets a copy, for it may add a pad token.
-        names: each a task or group of lm-eval (`lm_eval ls tasks` lists them), `paper` or `quick` (see PRESETS), or a
-            task file: the path of a .yaml in lm-eval's task format, its data for example in a JSON file
-            (`dataset_path: json`, `dataset_kwargs: {data_files: {test: FILE}}`; as in lm-eval, FILE is looked up from
-            the working directory). The rows of a task file's data go through a cache that is deleted at the end. A
-            task file may name Python functions (`!function`), which are run: use none that you don't trust.
-        limit: only the first so many samples of each task.
-        batch_size: requests in one forward. The float32 log-probabilities of one forward are in memory at once.
-        seed: of few-shot examples and of tasks that shuffle.
+        tokenizer: the model's. lm-eval gets a copy, because it may add a pad token.
+        names: tasks or groups of lm-eval (`lm_eval ls tasks` lists them), `paper` or `quick` (see PRESETS), or task
+            files: paths of .yaml files in lm-eval's task format. Their data may be a local JSON file
+            (`dataset_path: json`, `dataset_kwargs: {data_files: {test: FILE}}`; as in lm-eval, FILE is relative to the
+            working directory). The cache of a task file's data is deleted at the end. A task file may name Python
+            functions (`!function`), which are run: use only files that you trust.
+        limit: use only the first samples of each task, at most this many.
+        batch_size: requests per forward. The float32 log-probabilities of one forward are in memory at once.
+        seed: for few-shot examples and tasks that shuffle.
 
     Returns:
-        A row a (task, metric, sample): task, metric, doc_id (str), value. The metrics are lm-eval's that are means
-        over samples; where a task has several answer filters, `metric,filter`. Its `perplexity` is given as `loss`,
-        whose mean is the logarithm of it: -log p(the right continuation), in nats a sample. Other metrics, of the set
-        as a whole, have no value a sample and are left out.
+        One row per (task, metric, sample): task, metric, doc_id (str), value. The metrics are those of lm-eval that are
+        means over samples; for a task with several answer filters they are named `metric,filter`. lm-eval's
+        `perplexity` becomes `loss`, whose mean is its logarithm: -log p(correct continuation), in nats per sample.
+        Metrics that exist only for a whole set are left out.
 
     Raises:
         RecipeError: lm-eval is not installed, or a name is unknown.
-        InputError: a task can't be loaded or run, with the reason.
+        InputError: a task can't be loaded or run; the message gives the reason.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise RecipeError("tasks need lm-eval, which is not installed; run: pip install 'adapter-unlearn[eval]'")
-    wanted = list(dict.fromkeys(task for name in names for task in PRESETS.get(name, (name,))))
+    names = list(dict.fromkeys(task for name in names for task in PRESETS.get(name, (name,))))
     notes = []
-    with tempfile.TemporaryDirectory() as folder, _quiet() as heard, _seeded(seed):
+    with tempfile.TemporaryDirectory() as folder, _quiet() as listener, _seeded(seed):
         from lm_eval.models.huggingface import HFLM
 
-        for name in wanted:
+        for name in names:
             _check_name(name)
         loaded: dict[str, tuple[str, Any]] = {}
-        for name in wanted:
+        for name in names:
             for task, definition in _load(name, folder).items():
                 if task in loaded:
-                    raise RecipeError(f"tasks: {name} and {loaded[task][0]} both hold {task}; leave one out")
+                    raise RecipeError(f"tasks: {name} and {loaded[task][0]} both contain {task}; leave one out")
                 loaded[task] = name, definition
-            notes += heard.summary(name)
+            notes += listener.summary(name)
         lm = HFLM(
-            pretrained=model,
-            tokenizer=copy.deepcopy(tokenizer),
-            batch_size=batch_size,
-            softmax_dtype="float32",
-        )
-        heard.setLevel(logging.WARNING)  # before, lm-eval warns of what is meant to be: a model that is already loaded
+            pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, softmax_dtype="float32"
+        )  # fmt: skip
+        listener.setLevel(logging.WARNING)  # only now: lm-eval warns about models that are already loaded
         frames = []
         for number, (task, (name, definition)) in enumerate(loaded.items(), 1):
             log.info("task %s, %d of %d", task, number, len(loaded))
             frames.append(_rows(task, definition, _run(lm, name, task, definition, limit, seed), name))
-            notes += heard.summary(name)
-    for note in notes:  # out here, where stderr is the user's again
+            notes += listener.summary(name)
+    for note in notes:  # stderr is no longer redirected here
         log.warning(note)
     return pd.concat(frames, ignore_index=True)
 
@@ -129,50 +118,50 @@ def _is_file_name(name: str) -> bool:
 
 
 def _check_name(name: str) -> None:
-    """Before anything is downloaded: there is such a file or task."""
+    """Check that there is such a file or task, before anything is downloaded."""
     if _is_file_name(name):
         if not Path(name).is_file():
             raise InputError(f"{name}: no such file; check the path of the task file")
     elif name not in (registry := _registry()).task_index:
         close = difflib.get_close_matches(name, [*PRESETS, *registry.all_tasks], n=1)
-        mend = f"did you mean {close[0]}?" if close else "`lm_eval ls tasks` lists them"
-        raise RecipeError(f"tasks: {name} is no task of lm-eval, no preset ({', '.join(PRESETS)}), no .yaml; {mend}")
+        fix = f"did you mean {close[0]}?" if close else "`lm_eval ls tasks` lists the tasks"
+        raise RecipeError(f"tasks: {name} is no task of lm-eval, no preset ({', '.join(PRESETS)}), no .yaml; {fix}")
 
 
 def _load(name: str, cache_folder: str) -> dict[str, Any]:
-    """The tasks behind a name: one, or those of a group."""
+    """The tasks of a name: one, or those of a group."""
     from lm_eval.tasks import TaskManager
 
     if _is_file_name(name):
         try:
             with _cache_in(cache_folder):
                 return TaskManager(include_defaults=False).load([name])["tasks"]
-        except Exception as error:  # lm-eval, yaml, jinja, datasets, a function of the file: dozens of types
-            mend = "mend it by lm-eval's guide to tasks; data files are looked up from the working directory"
-            raise InputError(f"{name}: this task file can't be used: {_reason(error)}; {mend}") from error
+        except Exception as error:  # lm-eval, yaml, jinja, datasets, functions of the file: dozens of types
+            fix = "correct it (see lm-eval's task guide); paths of data files are relative to the working directory"
+            raise InputError(f"{name}: this task file can't be used: {_reason(error)}; {fix}") from error
     try:
         return _registry().load([name])["tasks"]
     except Exception as error:
         reason = _reason(error)
         if isinstance(error, ConnectionError | datasets.exceptions.DatasetNotFoundError):
-            mend = "load it once where there is a connection, or give a task file with your own data"
+            fix = "load it once with a network connection, or give a task file with your own data"
         elif "scripts are no longer supported" in reason:
-            mend = "lm-eval must move it to another data set; name the other tasks one by one, or give a task file"
+            fix = "leave it out (name the other tasks one by one) until lm-eval moves it, or give a task file"
         else:
-            mend = "leave it out, or give a task file"
-        raise InputError(f"task {name}: its data can't be had: {reason}; {mend}") from error
+            fix = "leave it out, or give a task file"
+        raise InputError(f"task {name}: its data can't be loaded: {reason}; {fix}") from error
 
 
 @cache
 def _registry() -> Any:
-    """lm-eval's own tasks; reading those thousands of files takes seconds."""
+    """lm-eval's own tasks; reading these thousands of files takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
 
 
 def _run(lm: Any, name: str, task: str, definition: Any, limit: int | None, seed: int) -> list[dict[str, Any]]:
-    """A dict a (sample, filter), as lm-eval logs it."""
+    """One dict per (sample, filter), as lm-eval logs it."""
     from lm_eval.evaluator import evaluate
 
     if definition.get_config("num_fewshot") is None:
@@ -182,8 +171,8 @@ def _run(lm: Any, name: str, task: str, definition: Any, limit: int | None, seed
         results = evaluate(lm, {"tasks": {task: definition}}, limit=limit, bootstrap_iters=0, log_samples=True)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # what a task's templates and functions can raise
-        raise InputError(f"task {name}: lm-eval can't run it: {_reason(error)}; mend it or leave it out") from error
+    except Exception as error:  # templates and functions of a task can raise anything
+        raise InputError(f"task {name}: lm-eval can't run it: {_reason(error)}; correct it or leave it out") from error
     return results["samples"][task]
 
 
@@ -195,11 +184,10 @@ def _rows(task: str, definition: Any, samples: list[dict[str, Any]], name: str) 
     for sample in samples:
         suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
         for metric in sample["metrics"]:
-            place = {"task": task, "doc_id": str(sample["doc_id"])}
             if aggregations[metric] is mean:
-                rows.append(place | {"metric": metric + suffix, "value": float(sample[metric])})
-            elif aggregations[metric] is perplexity:  # of log-probabilities, one a sample
-                rows.append(place | {"metric": "loss" + suffix, "value": -float(sample[metric])})
+                rows.append((task, metric + suffix, str(sample["doc_id"]), float(sample[metric])))
+            elif aggregations[metric] is perplexity:  # over log-probabilities, one per sample
+                rows.append((task, "loss" + suffix, str(sample["doc_id"]), -float(sample[metric])))
     if not rows:
         raise InputError(f"task {name}: none of its metrics is a mean over samples; leave it out")
     return pd.DataFrame(rows, columns=["task", "metric", "doc_id", "value"])
@@ -207,7 +195,7 @@ def _rows(task: str, definition: Any, samples: list[dict[str, Any]], name: str) 
 
 @contextlib.contextmanager
 def _cache_in(folder: str) -> Iterator[None]:
-    """Within, `load_dataset` leaves its copies in this folder, not in the user's cache."""
+    """Inside the block, `load_dataset` caches in this folder instead of the user's cache."""
     before = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = folder
     try:
@@ -218,7 +206,7 @@ def _cache_in(folder: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Within, all generators start from the seed; after, they go on where they were."""
+    """Seed all random generators inside the block; restore their states after it."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
@@ -231,8 +219,8 @@ def _seeded(seed: int) -> Iterator[None]:
             np.random.set_state(states[1])
 
 
-class _Hearing(logging.Handler):
-    """Keeps the first line of each message of lm-eval; further lines may show the sample."""
+class _Listener(logging.Handler):
+    """Keeps the first line of each message of lm-eval; further lines may quote the sample."""
 
     def __init__(self, level: int):
         super().__init__(level)
@@ -242,35 +230,34 @@ class _Hearing(logging.Handler):
         self.lines.append(record.getMessage().strip().split("\n")[0])
 
     def summary(self, name: str) -> list[str]:
-        """No line or one about what was heard since the last call."""
+        """At most one line about the messages since the last call."""
         lines, self.lines = self.lines, []
         return [f"task {name}: lm-eval warns ({len(lines)} times in all): {lines[0]}"] if lines else []
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[_Hearing]:
-    """Hold back what lm-eval and the libraries below it log, print and draw; gives what listens to lm-eval's errors."""
-    heard = _Hearing(logging.ERROR)
-    own = logging.getLogger("lm_eval")
-    before = {logger: (logger.level, logger.propagate) for logger in map(logging.getLogger, _TALKATIVE)}
+def _quiet() -> Iterator[_Listener]:
+    """Hide all output of lm-eval and the libraries below it; yields a listener to lm-eval's errors."""
+    listener, own = _Listener(logging.ERROR), logging.getLogger("lm_eval")
+    before = {logger: (logger.level, logger.propagate) for logger in map(logging.getLogger, _LOGGERS)}
     try:
         for logger in before:
             logger.setLevel(logging.CRITICAL)
         own.setLevel(logging.WARNING)
         own.propagate = False
-        own.addHandler(heard)
+        own.addHandler(listener)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield heard
+            yield listener
     finally:
-        own.removeHandler(heard)
+        own.removeHandler(listener)
         for logger, (level, propagate) in before.items():
             logger.setLevel(level)
             logger.propagate = propagate
 
 
 def _reason(error: Exception) -> str:
-    """The type and the words of the error at the root of it, in one line."""
+    """Type and message of the root cause, in one line."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    words = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    message = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

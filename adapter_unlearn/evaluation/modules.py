@@ -1,4 +1,4 @@
-"""Every metric as a module of the library `evaluate`, without a hub: made here, not downloaded."""
+"""Every metric as a module of the `evaluate` library. The modules are defined here; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class MemorizationModule(evaluate.Metric):
-    """A metric of the catalogue. It measures a model, so it takes a model and sequences, not predictions.
+    """A row of the metrics table. It measures a model: `compute` takes a model and sequences, not predictions.
 
-    evaluate.Metric would write what it is fed with to Arrow files in the cache; this one is fed with nothing.
+    evaluate.Metric writes added predictions to Arrow files in the cache. This class refuses them.
     """
 
     metric: str
@@ -48,20 +48,21 @@ class MemorizationModule(evaluate.Metric):
         """Score every sequence.
 
         Args:
-            model: a causal language model, scored as its adapters are set.
+            model: a causal language model, with the adapters that are active on it.
             sequences: see adapter_unlearn.load_sequences.
-            batch_size: sequences in one forward.
-            sampling: how tokens would be drawn.
+            batch_size: sequences per forward.
+            sampling: the sampling scheme of p_z.
             predictions: must be None, like references; evaluate.combine passes both to every module.
             references: must be None.
 
         Returns:
-            The metric's name: its mean over the sequences that it can score; per_sequence: a float a sequence, in the
-            order given, NaN where it says nothing.
+            The metric's name: the mean over the sequences that can be scored. `per_sequence`: one float per sequence,
+            in the order given, NaN where there is no score.
 
         Raises:
-            RecipeError: model or sequences are missing. InputError: not one sequence can be scored.
-            ModelError: the model's output is not finite on any.
+            RecipeError: model or sequences are missing, or predictions are given.
+            InputError: no sequence can be scored.
+            ModelError: the model's output is not finite on any sequence.
         """
         if model is None or sequences is None or predictions is not None or references is not None:
             raise RecipeError(f"{self.metric} measures a model: call compute(model=…, sequences=…)")
@@ -71,11 +72,19 @@ class MemorizationModule(evaluate.Metric):
         return {self.metric: float(np.nanmean(values)), "per_sequence": values.tolist()}
 
     def add_batch(self, **_: Any) -> None:
-        """Refused, like add: there is nothing to collect."""
+        """Not supported.
+
+        Raises:
+            RecipeError: always.
+        """
         raise RecipeError(f"{self.metric} collects no predictions: call compute(model=…, sequences=…)")
 
     def add(self, **_: Any) -> None:
-        """Refused, like add_batch."""
+        """Not supported.
+
+        Raises:
+            RecipeError: always.
+        """
         raise RecipeError(f"{self.metric} collects no predictions: call compute(model=…, sequences=…)")
 
 
@@ -83,8 +92,8 @@ def module(metric: str) -> MemorizationModule:
     """The `evaluate` module of a metric: module("extractable").compute(model=…, sequences=…).
 
     Raises:
-        RecipeError: there is no such row.
+        RecipeError: unknown metric, or a group of metrics.
     """
     if len(resolve([metric])) > 1:
-        raise RecipeError(f"a module is one metric, not {metric}; score gives several at once")
+        raise RecipeError(f"module {metric!r}: stands for several metrics; name one metric, or call score")
     return type(metric, (MemorizationModule,), {"metric": metric})()  # evaluate names a module after its class

@@ -7,11 +7,11 @@ One `FormSummary` per deployment form. Attributes are named as the keys of summa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from adapter_unlearn.evaluation.criteria import Bounds, Outliers
+from adapter_unlearn.evaluation.criteria import PAPER, Bounds, Criteria, Outliers
 from adapter_unlearn.metrics import METRICS
 from adapter_unlearn.runs.run_folder import SCHEMA_VERSION
 
@@ -38,7 +38,13 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class HoldoutSummary:
-    """The same figures of the holdout set, and how well forget and holdout set can be told apart (0.5: not at all)."""
+    """The same figures of the holdout set, and how distinguishable forget and holdout set are.
+
+    Attributes:
+        membership_auc_memorization_accuracy: membership AUC by that metric; 0.5: indistinguishable.
+        membership_auc_loss: the same by the loss.
+        means: mean of every further metric, by name.
+    """
 
     extractable: int
     memorization_accuracy_mean: float
@@ -53,7 +59,7 @@ class HoldoutSummary:
 class TaskScore:
     """A downstream task's score by one metric over n samples.
 
-    Of the base: `value` and its standard error. Of another form: `before`, `value`, and the paired change with its
+    The base has `value` and its standard error. Every other form has `before`, `value`, and the paired change with its
     interval.
     """
 
@@ -69,7 +75,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class DeltaSummary:
-    """How much of the adapters' delta is in a form's weights, over all modules; see weights.rounding.overall."""
+    """How much of the adapters' delta is in a form's weights, over all modules. See weights.rounding.overall."""
 
     relative_size: float
     projection: float
@@ -132,12 +138,18 @@ class Summary:
         return [summary for name, summary in self.forms.items() if name != BASE]
 
     def before(self, form: str) -> FormSummary:
-        """What a form is compared with: the base in the form's own precision."""
+        """The base in the precision of this form: what the form is compared with."""
         return self.forms[form].before or self.base
+
+    @property
+    def criteria(self) -> Criteria:
+        """The criteria that the run was judged by."""
+        holdout = self.base.holdout
+        return Criteria(self.base.bounds, None if holdout is None else holdout.longest_verbatim_run_max)
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
-    """What summary.json holds."""
+    """The content of summary.json."""
     return {
         "schema_version": SCHEMA_VERSION,
         "forms": {name: _form_to_json(form) for name, form in summary.forms.items()},
@@ -145,110 +157,100 @@ def to_json(summary: Summary) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Summary:
-    """A summary from what summary.json holds; null becomes NaN.
+    """Read the content of summary.json; null becomes NaN.
 
     Raises:
-        KeyError, TypeError, ValueError: it is no summary of this schema version.
+        AttributeError, KeyError, TypeError, ValueError: not a summary of this schema version.
     """
-    return Summary({name: _form_from_json(name, form) for name, form in values["forms"].items()})
-
-
-_PLAIN = (
-    "n_sequences", "n_documents", "failing", "extractable", "extractable_documents", "extractable_50",
-    "memorization_accuracy_mean", "memorization_accuracy_max", "longest_verbatim_run_max", "loss_mean",
-)  # fmt: skip
-_OF_HOLDOUT = (
-    "extractable", "memorization_accuracy_mean", "memorization_accuracy_max", "longest_verbatim_run_max",
-)  # fmt: skip
-_AUC = ("membership_auc_memorization_accuracy", "membership_auc_loss")
+    forms = {name: _form_from_json(name, form) for name, form in values["forms"].items()}
+    return Summary({BASE: forms.pop(BASE)} | forms)
 
 
 def _form_to_json(form: FormSummary) -> dict[str, Any]:
-    found: dict[str, Any] = {name: getattr(form, name) for name in _PLAIN}
-    found["memorization_accuracy_mean_interval"] = list(form.memorization_accuracy_mean_interval)
-    found |= {"bounds": asdict(form.bounds), "paper_bounds": _outliers_to_json(form.paper_outliers)}
-    found |= _outliers_to_json(form.outliers) | _means_to_json(form.means)
+    values = _numbers_to_json(form) | {"bounds": asdict(form.bounds)}
+    values["paper_bounds"] = _numbers_to_json(PAPER) | _numbers_to_json(form.paper_outliers, _outlier_key)
+    values |= _numbers_to_json(form.outliers, _outlier_key) | _means_to_json("", form.means)
     if form.holdout is not None:
-        found |= {f"holdout_{name}": getattr(form.holdout, name) for name in _OF_HOLDOUT}
-        found |= {name: getattr(form.holdout, name) for name in _AUC}
-        found |= {f"holdout_{key}": value for key, value in _means_to_json(form.holdout.means).items()}
+        values |= _numbers_to_json(form.holdout, _holdout_key) | _means_to_json("holdout_", form.holdout.means)
     for name, perplexity in form.perplexities.items():
-        found |= {f"{name}_perplexity": perplexity.value, f"{name}_perplexity_interval": list(perplexity.interval)}
-        if perplexity.change is not None:
-            found[f"{name}_perplexity_change"] = perplexity.change
-            found[f"{name}_perplexity_change_interval"] = list(perplexity.change_interval)
+        values |= _numbers_to_json(perplexity, _perplexity_key(name))
     if form.tasks:
-        found["utility"] = [asdict(task) | {"change_interval": list(task.change_interval)} for task in form.tasks]
+        values["utility"] = [{"task": task.task, "metric": task.metric} | _numbers_to_json(task) for task in form.tasks]
     if form.before is not None:
-        found["before"] = _form_to_json(form.before) | {"loaded_as": form.loaded_as}
+        values["before"] = _form_to_json(form.before) | {"loaded_as": form.loaded_as}
     if form.delta is not None:
-        found["delta"] = asdict(form.delta)
-    return found
+        values["delta"] = _numbers_to_json(form.delta)
+    return values
 
 
 def _form_from_json(name: str, values: Mapping[str, Any]) -> FormSummary:
-    before = values.get("before")
-    holdout = None
-    if "holdout_memorization_accuracy_mean" in values:
-        holdout = HoldoutSummary(
-            **{key: _number(values[f"holdout_{key}"]) for key in _OF_HOLDOUT},
-            **{key: _number(values[key]) for key in _AUC},
-            means=_means_from_json(values, "holdout_"),
-        )
+    holdout, before, delta = None, values.get("before"), values.get("delta")
+    if "membership_auc_loss" in values:
+        numbers = _numbers_from_json(HoldoutSummary, values, _holdout_key)
+        holdout = HoldoutSummary(**numbers, means=_means_from_json("holdout_", values))
     return FormSummary(
         form=name,
-        **{key: _number(values[key]) for key in _PLAIN},
-        memorization_accuracy_mean_interval=_interval(values["memorization_accuracy_mean_interval"]),
+        **_numbers_from_json(FormSummary, values),
         bounds=Bounds(**values["bounds"]),
-        outliers=_outliers_from_json(values),
-        paper_outliers=_outliers_from_json(values["paper_bounds"]),
-        means=_means_from_json(values, ""),
+        outliers=Outliers(**_numbers_from_json(Outliers, values, _outlier_key)),
+        paper_outliers=Outliers(**_numbers_from_json(Outliers, values["paper_bounds"], _outlier_key)),
+        means=_means_from_json("", values),
         holdout=holdout,
-        perplexities={of: _perplexity(values, of) for of in SETS if f"{of}_perplexity" in values},
-        tasks=tuple(_task(task) for task in values.get("utility", ())),
-        delta=DeltaSummary(**{k: _number(v) for k, v in values["delta"].items()}) if "delta" in values else None,
+        perplexities={
+            of: Perplexity(**_numbers_from_json(Perplexity, values, _perplexity_key(of)))
+            for of in SETS
+            if f"{of}_perplexity" in values
+        },
+        tasks=tuple(
+            TaskScore(task["task"], task["metric"], **_numbers_from_json(TaskScore, task))
+            for task in values.get("utility", ())
+        ),
+        delta=None if delta is None else DeltaSummary(**_numbers_from_json(DeltaSummary, delta)),
         before=None if before is None else _form_from_json(BASE, before),
-        loaded_as="" if before is None else str(before.get("loaded_as", "")),
+        loaded_as="" if before is None else before["loaded_as"],
     )
 
 
-def _number(value: Any) -> Any:
+_Key = Callable[[str], str]
+"""Name of a field -> key."""
+_NUMBERS = ("int", "float", "float | None", "Interval")
+"""Types of the fields that are keys of their own."""
+
+
+def _outlier_key(name: str) -> str:
+    return f"outliers_{name}"
+
+
+def _holdout_key(name: str) -> str:
+    return name if name.startswith("membership") else f"holdout_{name}"
+
+
+def _perplexity_key(of: str) -> _Key:
+    return lambda name: f"{of}_perplexity_{name}".removesuffix("_value")
+
+
+def _numbers_to_json(record: Any, key: _Key = str) -> dict[str, Any]:
+    """The numbers and intervals of a dataclass, without those that were never set."""
+    values = {each.name: getattr(record, each.name) for each in fields(record) if each.type in _NUMBERS}
+    return {key(name): value for name, value in values.items() if value is not None and value is not NO_INTERVAL}
+
+
+def _numbers_from_json(kind: type, values: Mapping[str, Any], key: _Key = str) -> dict[str, Any]:
+    names = [each.name for each in fields(kind) if each.type in _NUMBERS and key(each.name) in values]
+    return {name: _value(values[key(name)]) for name in names}
+
+
+def _value(value: Any) -> Any:
+    """A number or the ends of an interval."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_value, value))
     return math.nan if value is None else value
 
 
-def _interval(ends: Any) -> Interval:
-    low, high = map(_number, ends or (None, None))
-    return float(low), float(high)
+def _means_to_json(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}{name}_mean": value for name, value in means.items()}
 
 
-def _perplexity(values: Mapping[str, Any], name: str) -> Perplexity:
-    key = f"{name}_perplexity"
-    changed = f"{key}_change" in values
-    return Perplexity(
-        _number(values[key]),
-        _interval(values.get(f"{key}_interval")),
-        _number(values[f"{key}_change"]) if changed else None,
-        _interval(values.get(f"{key}_change_interval")),
-    )
-
-
-def _task(values: Mapping[str, Any]) -> TaskScore:
-    numbers = {key: _number(value) for key, value in values.items() if key != "change_interval"}
-    return TaskScore(**numbers, change_interval=_interval(values["change_interval"]))
-
-
-def _outliers_to_json(outliers: Outliers) -> dict[str, int]:
-    return {f"outliers_{key}": value for key, value in asdict(outliers).items()}
-
-
-def _outliers_from_json(values: Mapping[str, Any]) -> Outliers:
-    return Outliers(**{key: int(values[f"outliers_{key}"]) for key in ("high", "low", "low_new")})
-
-
-def _means_to_json(means: Mapping[str, float]) -> dict[str, float]:
-    return {f"{name}_mean": value for name, value in means.items()}
-
-
-def _means_from_json(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    further = [name for name in METRICS if name not in SUMMARIZED and f"{prefix}{name}_mean" in values]
-    return {name: _number(values[f"{prefix}{name}_mean"]) for name in further}
+def _means_from_json(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+    keys = {name: f"{prefix}{name}_mean" for name in METRICS if name not in SUMMARIZED}
+    return {name: _value(values[key]) for name, key in keys.items() if key in values}

@@ -1,8 +1,8 @@
-"""From one number a sequence to what may be said of the set: means, perplexity and membership, with intervals.
+"""Figures of a set from one number per sequence: means, perplexity and membership, with intervals.
 
-The intervals are percentile bootstraps over sequences: the same data would have been drawn differently another time.
-They say nothing of another seed of training, and no bootstrap knows of a tail that the set does not show: the interval
-of a TPR at 1 % FPR is too narrow when the others are few.
+All intervals come from one percentile bootstrap over sequences. They do not cover the variance between training seeds,
+and they can not show tails that the set does not contain: the interval of a TPR at 1 % FPR is too narrow when there are
+few non-members.
 """
 
 from __future__ import annotations
@@ -25,21 +25,26 @@ _BLOCK = 2**21
 
 
 class Estimate(NamedTuple):
-    """A number with its interval; NaN where there is nothing to compute it from, the bounds also for one sequence."""
+    """A number with its interval. All are NaN for an empty set; `low` and `high` are NaN for a single sequence."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of the interval."""
+        return self.low, self.high
+
 
 def mean_interval(values: np.ndarray, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Mean over sequences.
+    """Mean over sequences. For a paired change, pass the differences.
 
     Args:
         values: shape (n,); NaN is left out.
-        level: probability that the interval is meant to have.
-        resamples: how many sets are drawn.
-        seed: of the drawing; the same seed gives the same interval.
+        level: nominal coverage of the interval.
+        resamples: number of bootstrap samples.
+        seed: of the random draws; the same seed gives the same interval.
     """
     values = values[~np.isnan(values)]
     return _bootstrap(lambda drawn: values[drawn[0]].mean(axis=-1), [len(values)], level, resamples, seed)
@@ -68,14 +73,14 @@ def summarize(values: np.ndarray, seed: int = 0) -> dict[str, float]:
 def perplexity_interval(
     losses: np.ndarray, tokens: np.ndarray, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """exp(total NLL / total predicted tokens), whole sequences resampled.
+    """exp(total NLL / total predicted tokens); whole sequences are resampled.
 
     Args:
-        losses: mean negative log-likelihood of a token in each sequence, in nats, shape (n,).
-        tokens: how many tokens that mean is over, shape (n,); sequences with 0 are left out.
-        level: as in mean_interval, like the arguments that follow.
-        resamples: how many sets are drawn.
-        seed: of the drawing.
+        losses: mean negative log-likelihood of each sequence's tokens, in nats, shape (n,).
+        tokens: number of tokens that the mean is over, shape (n,); sequences with 0 are left out.
+        level: as in mean_interval.
+        resamples: as in mean_interval.
+        seed: as in mean_interval.
     """
     losses, tokens = losses[tokens > 0], tokens[tokens > 0]
     return _bootstrap(
@@ -91,15 +96,15 @@ def perplexity_change_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Perplexity after by perplexity before, less 1: 0.02 is 2 % more. Paired, each draw taken before and after.
+    """Relative change of the perplexity: 0.02 is 2 % more. Paired: each bootstrap sample is used before and after.
 
     Args:
         before: losses of the sequences under one model, shape (n,), as in perplexity_interval.
-        after: losses of the same sequences under the other, shape (n,).
-        tokens: shape (n,).
-        level: as in mean_interval, like the arguments that follow.
-        resamples: how many sets are drawn.
-        seed: of the drawing.
+        after: losses of the same sequences under the other model, shape (n,).
+        tokens: as in perplexity_interval.
+        level: as in mean_interval.
+        resamples: as in mean_interval.
+        seed: as in mean_interval.
     """
     difference, tokens = (after - before)[tokens > 0], tokens[tokens > 0]
     return _bootstrap(
@@ -135,9 +140,9 @@ def auc_interval(
     Args:
         members: higher means more memorized, shape (n,); NaN is left out.
         others: the same for never-seen sequences, shape (m,).
-        level: as in mean_interval, like the arguments that follow.
-        resamples: how many pairs of sets are drawn; both are drawn anew each time.
-        seed: of the drawing.
+        level: as in mean_interval.
+        resamples: number of bootstrap samples; members and others are resampled independently.
+        seed: as in mean_interval.
     """
     members, others, size = _ranks(members, others)
 
@@ -167,9 +172,9 @@ def tpr_at_fpr_interval(
         members: as in auc_interval, like the arguments that follow fpr.
         others: shape (m,).
         fpr: false positive rate that is allowed; below 1.
-        level: probability that the interval is meant to have.
-        resamples: how many pairs of sets are drawn.
-        seed: of the drawing.
+        level: as in mean_interval.
+        resamples: as in auc_interval.
+        seed: as in mean_interval.
     """
     members, others, _ = _ranks(members, others)
     # Only scores above this many-th largest of the others are taken for members'.
@@ -228,11 +233,11 @@ def _bootstrap(
     """Percentile interval of a statistic of one or two sets.
 
     Args:
-        statistic: indices into each set, of shapes (b, size) -> the statistic of each of b draws, shape (b,).
+        statistic: indices into each set, shape (b, size) each -> the statistic of each bootstrap sample, shape (b,).
         sizes: of the sets.
-        level: share of the draws within the interval.
-        resamples: how many draws.
-        seed: of the draws.
+        level: nominal coverage.
+        resamples: number of bootstrap samples.
+        seed: of the random draws.
     """
     if min(sizes) == 0:
         return Estimate(math.nan, math.nan, math.nan)
@@ -240,7 +245,7 @@ def _bootstrap(
     if max(sizes) == 1:
         return Estimate(value, math.nan, math.nan)
     drawn = np.concatenate([statistic(draw) for draw in _draws(sizes, resamples, seed)])
-    # Outwards to values that were drawn: nothing to interpolate between minus infinity and a number.
+    # "lower" and "higher" take sampled values: between minus infinity and a number nothing can be interpolated.
     low = np.quantile(drawn, (1 - level) / 2, method="lower")
     high = np.quantile(drawn, (1 + level) / 2, method="higher")
     return Estimate(value, float(low), float(high))
@@ -249,6 +254,6 @@ def _bootstrap(
 def _draws(sizes: Sequence[int], resamples: int, seed: int) -> Iterator[list[np.ndarray]]:
     generator = np.random.default_rng(seed)
     step = max(1, _BLOCK // sum(sizes))
-    for start in range(0, resamples, step):
+    for start in range(0, resamples, step):  # in blocks, to bound the memory
         number = min(step, resamples - start)
         yield [generator.integers(size, size=(number, size)) for size in sizes]
