@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ from safetensors.torch import load_file
 from adapter_unlearn import load_sequences, scoring
 from adapter_unlearn.evaluation import criteria
 from adapter_unlearn.evaluation.criteria import Bounds
-from adapter_unlearn.evaluation.forms import NEEDED, Measurement, Measuring, measure
-from adapter_unlearn.evaluation.report import bounds_of
+from adapter_unlearn.evaluation.forms import Measurement, Measuring, measure
 from adapter_unlearn.metrics import set_level
 from adapter_unlearn.models import load_base
 from adapter_unlearn.pipeline import loading
@@ -35,7 +35,6 @@ from adapter_unlearn.recipe import Data, Model
 
 BUDGET = 1.05
 SETS = ("forget", "holdout", "validation")
-METRICS = (*NEEDED, "extractable_any_prefix")
 STEPS_AN_EPOCH = 2
 
 
@@ -48,7 +47,7 @@ def row(m: Measurement, base: Measurement, bounds: Bounds) -> dict[str, Any]:
     return {
         "memorization_accuracy_mean": float(accuracy.mean()),
         "memorization_accuracy_max": float(accuracy.max()),
-        **criteria.count(accuracy, before, bounds),
+        **{f"outliers_{key}": n for key, n in asdict(criteria.count_outliers(accuracy, before, bounds)).items()},
         "longest_verbatim_run_max": int(m.forget["longest_verbatim_run"].max()),
         "longer_than_holdout": int((m.forget["longest_verbatim_run"] > limit).sum()),
         "extractable": int(m.forget["extractable"].sum()),
@@ -102,11 +101,11 @@ def main() -> None:
     files = {name: str(given.base_dir / f"{name}.jsonl") for name in SETS}
     loaded, _ = loading.load(Model(where, quantization="none", dtype="float32"), Data(**files))
     model: Any = load_base(where, "none", "float32", device="cpu")
-    how = Measuring(loaded, METRICS)
+    how = Measuring(loaded)
     base = measure(model, "base", [], how)
     test = load_sequences(given.base_dir / "test.jsonl")
     before = test_perplexity(model, test)
-    bounds = bounds_of("holdout", base)
+    bounds = criteria.criteria_of("holdout", base.holdout).bounds
     found: dict[str, Any] = {
         "bounds": {"low": bounds.low, "high": bounds.high},
         "holdout_longest_verbatim_run_max": int(base.holdout["longest_verbatim_run"].max()),

@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapter_unlearn import RecipeError
-from adapter_unlearn.evaluation import criteria
-from adapter_unlearn.evaluation.criteria import PAPER, Bounds
 from adapter_unlearn.metrics import (
     NotScorableError,
     Predictions,
@@ -194,16 +192,6 @@ def test_the_page_of_metrics_is_up_to_date():
     assert all(f"\n| `{name}` | " in written for name in METRICS)
     rows = [line for line in written.splitlines() if line.startswith("| `")]
     assert all(line.replace("\\|", "").count("|") == 8 for line in rows), "a bar in a formula ends its cell"
-
-
-def test_outliers():
-    accuracy, before = np.array([0.9, 0.1, 0.1, np.nan, 0.5]), np.array([0.95, 0.1, 0.5, np.nan, 0.5])
-    counts = criteria.count(accuracy, before, Bounds("holdout", 0.2, 0.6))
-    assert counts == {"outliers_high": 1, "outliers_low": 2, "outliers_low_new": 1}
-    assert PAPER.are_high(np.array([0.60, 0.59])).tolist() == [True, False]
-    assert PAPER.are_low(np.array([0.15, 0.16])).tolist() == [True, False]
-    bounds = criteria.holdout_bounds(np.linspace(0, 1, 101))
-    assert (bounds.kind, bounds.low, bounds.high) == ("holdout", pytest.approx(0.05), pytest.approx(0.95))
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.lists(st.integers(0, 5), min_size=1, max_size=12))
