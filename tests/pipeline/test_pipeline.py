@@ -98,6 +98,7 @@ def test_summary_and_rows_agree(run):
         "memorization_accuracy",
         "extractable",
         "extractable_50",
+        "extractable_any_prefix",
         "longest_verbatim_run",
     ]
     assert list(rows) == [*wanted, "loss", "note"]
