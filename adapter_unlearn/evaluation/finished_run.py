@@ -78,9 +78,7 @@ def read(folder: str | Path, experiment: str | None = None) -> Finished:
         )
     recipe, weights = None, None
     try:
-        manifest, values = (
-            json.loads((path / name).read_text(encoding="utf-8")) for name in (manifests[0], "summary.json")
-        )
+        manifest, values = (_json_object(path / name) for name in (manifests[0], "summary.json"))
         _check_schema(folder, values)
         tables = {name: _table(path / f"{name}.parquet") for name in ("sequences", "holdout", "membership")}
         _check_columns(folder, tables)
@@ -97,6 +95,13 @@ def read(folder: str | Path, experiment: str | None = None) -> Finished:
         raise RunError(
             f"{folder}: can't be read ({type(error).__name__}); a file of the run is damaged, make the run again"
         ) from error
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
 
 
 def _check_schema(folder: str | Path, values: dict[str, Any]) -> None:

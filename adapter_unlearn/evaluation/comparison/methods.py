@@ -129,7 +129,8 @@ def figures(method: Method, form: str) -> Row:
 
 
 def _over_seeds(key: str, values: Sequence[float]) -> Row:
-    return {key: float(np.mean(values)), f"{key}_seeds_min": min(values), f"{key}_seeds_max": max(values)}
+    mean, low, high = np.mean(values), np.min(values), np.max(values)  # a NaN makes all three NaN
+    return {key: float(mean), f"{key}_seeds_min": float(low), f"{key}_seeds_max": float(high)}
 
 
 def _estimates(run: Finished, form: str) -> dict[str, Estimate]:
