@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from adapter_unlearn import assets, evaluate, load_recipe, load_sequences, models, recipe, unlearn
+from adapter_unlearn.evaluation.summary import to_json
 from adapter_unlearn.recipe import shipped
 from adapter_unlearn.runs import run_folder
 
@@ -146,7 +147,7 @@ def test_evaluate_gives_the_run_s_own_figures(run):
     summary = json.loads((run / "summary.json").read_text())
     for form in ("base", "stacked"):
         for key in ("memorization_accuracy_mean", "loss_mean", "test_perplexity", "holdout_perplexity"):
-            assert found.summary["forms"][form][key] == pytest.approx(summary["forms"][form][key], rel=1e-4)
+            assert to_json(found.summary)["forms"][form][key] == pytest.approx(summary["forms"][form][key], rel=1e-4)
 
 
 def test_no_forgotten_text_anywhere(run):
