@@ -18,11 +18,7 @@ from adapter_unlearn.runs import run_folder
 
 ADAPTER = "adapter_model.safetensors"
 """The weights of a plain PEFT adapter. Repeated here because the module that reads adapters imports torch."""
-COLUMNS = (
-    "id", "form", "n_tokens", "memorization_accuracy", "extractable", "extractable_any_prefix", "longest_verbatim_run",
-    "loss",
-)  # fmt: skip
-"""Columns that the tables of a run must have."""
+COSTS = ("seconds", "peak_memory_bytes", "sequences_ascended", "epochs")
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,12 @@ class Finished:
         return self.manifest.get("seed")
 
     @property
+    def costs(self) -> dict[str, float | None]:
+        """Cost of the training, and whether its stop rule held; None where the manifest does not say."""
+        cost, outcome = (self.manifest.get(key) or {} for key in ("cost", "outcome"))
+        return {key: cost.get(key) for key in COSTS} | {"goal_reached": outcome.get("goal_reached")}
+
+    @property
     def precision(self) -> str:
         """How the base was loaded."""
         base = self.manifest.get("base") or {}
@@ -80,15 +82,15 @@ def read(folder: str | Path, experiment: str | None = None) -> Finished:
     try:
         manifest, values = (_json_object(path / name) for name in (manifests[0], "summary.json"))
         _check_schema(folder, values)
-        tables = {name: _table(path / f"{name}.parquet") for name in ("sequences", "holdout", "membership")}
-        _check_columns(folder, tables)
+        sequences = pd.read_parquet(path / "sequences.parquet")
+        holdout, membership = (_table(path / f"{name}.parquet") for name in ("holdout", "membership"))
         if manifests[0] == run_folder.MANIFEST:
             recipe = load_recipe(path / "recipe.yaml")
             with (path / ADAPTER).open("rb") as file:
                 weights = hashlib.file_digest(file, "sha256").hexdigest()
         return Finished(
-            str(folder), manifest, summary.from_json(values), recipe=recipe, weights=weights, experiment=experiment,
-            **tables,
+            str(folder), manifest, summary.from_json(values), sequences, holdout, membership,
+            recipe, weights, experiment,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
         # the error's own message might quote one of the user's texts
@@ -114,14 +116,8 @@ def _check_schema(folder: str | Path, values: dict[str, Any]) -> None:
         )
 
 
-def _check_columns(folder: str | Path, tables: dict[str, pd.DataFrame]) -> None:
-    for name in ("sequences", "holdout"):
-        missing = [column for column in COLUMNS if column not in tables[name]]
-        if missing and (len(tables[name]) or name == "sequences"):
-            raise RunError(f"{folder}: {name}.parquet has no column {missing[0]!r}; make the run again")
-
-
 def _table(path: Path) -> pd.DataFrame:
+    """A table that a run has only with a holdout set."""
     return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 

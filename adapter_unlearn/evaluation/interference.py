@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -52,26 +52,22 @@ def interference(
         InputError: no sequence of a set can be scored.
         ModelError: the model's output is not finite on any sequence of a set.
     """
-    names = list(adapters)
-    rows = []
+    names, rows = list(adapters), []
     for subset in subsets(len(names)):
-        with models.active(model, [adapters[names[i]] for i in subset]):
+        active = [names[i] for i in subset]
+        with models.active(model, [adapters[name] for name in active]):
             for name, sequences in sets.items():
                 frame = scoring.score(model, sequences, METRICS, batch_size, accelerator)
                 scoring.check_finite(scoring.any_sound(frame), frame["note"])
-                rows.append(_row([names[i] for i in subset], name, frame))
+                rows.append({
+                    "adapters": " + ".join(active),
+                    "n_adapters": len(active),
+                    "set": name,
+                    "n_sequences": len(frame),
+                    "extractable": int(frame["extractable"].sum()),
+                    "memorization_accuracy_mean": float(frame["memorization_accuracy"].mean()),
+                    "memorization_accuracy_max": float(frame["memorization_accuracy"].max()),
+                    "longest_verbatim_run_max": int(frame["longest_verbatim_run"].max()),
+                    "loss_mean": float(frame["loss"].mean()),
+                })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _row(adapters: Sequence[str], name: str, frame: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "adapters": " + ".join(adapters),
-        "n_adapters": len(adapters),
-        "set": name,
-        "n_sequences": len(frame),
-        "extractable": int(frame["extractable"].sum()),
-        "memorization_accuracy_mean": float(frame["memorization_accuracy"].mean()),
-        "memorization_accuracy_max": float(frame["memorization_accuracy"].max()),
-        "longest_verbatim_run_max": int(frame["longest_verbatim_run"].max()),
-        "loss_mean": float(frame["loss"].mean()),
-    }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SEED = 1234
-"""lm-eval's own default, so that few-shot examples are those of its command line."""
+"""For few-shot examples and tasks that shuffle. lm-eval's own default, so that its command line gives the same."""
 
 PRESETS = {
     "paper": (
@@ -53,7 +53,6 @@ def score_tasks(
     *,
     limit: int | None = None,
     batch_size: int = 8,
-    seed: int = SEED,
 ) -> pd.DataFrame:
     """Score the model on lm-eval's tasks, sample by sample, with the adapters that are active on it.
 
@@ -71,7 +70,6 @@ def score_tasks(
             functions (`!function`), which are run: use only files that you trust.
         limit: use only the first samples of each task, at most this many.
         batch_size: requests per forward. The float32 log-probabilities of one forward are in memory at once.
-        seed: for few-shot examples and tasks that shuffle.
 
     Returns:
         One row per (task, metric, sample): task, metric, doc_id (str), value. The metrics are those of lm-eval that are
@@ -87,7 +85,7 @@ def score_tasks(
         raise RecipeError("tasks need lm-eval, which is not installed; run: pip install 'adapter-unlearn[eval]'")
     names = list(dict.fromkeys(task for name in names for task in PRESETS.get(name, (name,))))
     notes = []
-    with tempfile.TemporaryDirectory() as folder, _quiet() as listener, _seeded(seed):
+    with tempfile.TemporaryDirectory() as folder, _quiet() as listener, _seeded(SEED):
         from lm_eval.models.huggingface import HFLM
 
         for name in names:
@@ -106,7 +104,7 @@ def score_tasks(
         frames = []
         for number, (task, (name, definition)) in enumerate(loaded.items(), 1):
             log.info("task %s, %d of %d", task, number, len(loaded))
-            frames.append(_rows(task, definition, _run(lm, name, task, definition, limit, seed), name))
+            frames.append(_rows(task, definition, _run(lm, name, task, definition, limit), name))
             notes += listener.summary(name)
     for note in notes:  # stderr is no longer redirected here
         log.warning(note)
@@ -160,13 +158,13 @@ def _registry() -> Any:
     return TaskManager()
 
 
-def _run(lm: Any, name: str, task: str, definition: Any, limit: int | None, seed: int) -> list[dict[str, Any]]:
+def _run(lm: Any, name: str, task: str, definition: Any, limit: int | None) -> list[dict[str, Any]]:
     """One dict per (sample, filter), as lm-eval logs it."""
     from lm_eval.evaluator import evaluate
 
     if definition.get_config("num_fewshot") is None:
         definition.set_config(key="num_fewshot", value=0)
-    definition.set_fewshot_seed(seed=seed)
+    definition.set_fewshot_seed(seed=SEED)
     try:
         results = evaluate(lm, {"tasks": {task: definition}}, limit=limit, bootstrap_iters=0, log_samples=True)
     except torch.OutOfMemoryError:

@@ -72,20 +72,14 @@ class MemorizationModule(evaluate.Metric):
         return {self.metric: float(np.nanmean(values)), "per_sequence": values.tolist()}
 
     def add_batch(self, **_: Any) -> None:
-        """Not supported.
+        """Not supported, like add.
 
         Raises:
             RecipeError: always.
         """
         raise RecipeError(f"{self.metric} collects no predictions: call compute(model=…, sequences=…)")
 
-    def add(self, **_: Any) -> None:
-        """Not supported.
-
-        Raises:
-            RecipeError: always.
-        """
-        raise RecipeError(f"{self.metric} collects no predictions: call compute(model=…, sequences=…)")
+    add = add_batch
 
 
 def module(metric: str) -> MemorizationModule:

@@ -54,7 +54,7 @@ def score_replies(
         batch_size: dialogues per batch, padded on the left.
 
     Returns:
-        One row per dialogue, in the order of the file: doc_id, f1 (see unigram_f1).
+        One row per dialogue, in the order of the file: task (`replies`), metric (`f1`), doc_id (str), value.
 
     Raises:
         InputError: the file can't be used, or a context has no token.
@@ -63,7 +63,8 @@ def score_replies(
     replies = _answer(model, tokenizer, _prompts(model, tokenizer, dialogues, str(source)), batch_size)
     texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
     scores = [unigram_f1(text, dialogue.reply) for text, dialogue in zip(texts, dialogues, strict=True)]
-    return pd.DataFrame({"doc_id": [dialogue.id for dialogue in dialogues], "f1": scores})
+    ids = [dialogue.id for dialogue in dialogues]
+    return pd.DataFrame({"task": "replies", "metric": "f1", "doc_id": ids, "value": scores})
 
 
 def unigram_f1(reply: str, truth: str) -> float:

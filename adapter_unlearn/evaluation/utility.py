@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from adapter_unlearn.errors import ModelError, RecipeError
-from adapter_unlearn.evaluation.lm_tasks import SEED, score_tasks
+from adapter_unlearn.evaluation.lm_tasks import score_tasks
 from adapter_unlearn.evaluation.replies import score_replies
 from adapter_unlearn.evaluation.summary import TaskScore
 from adapter_unlearn.metrics import set_level
@@ -21,8 +21,6 @@ from adapter_unlearn.metrics import set_level
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
-
-COLUMNS = ["task", "metric", "doc_id", "value"]
 
 
 def measure_utility(
@@ -33,7 +31,6 @@ def measure_utility(
     *,
     limit: int | None = None,
     batch_size: int = 8,
-    seed: int = SEED,
 ) -> pd.DataFrame:
     """Measure a model with the adapters that are active on it.
 
@@ -46,7 +43,6 @@ def measure_utility(
         replies: a file of dialogues; see replies.score_replies.
         limit: use only the first samples of each task and the first dialogues, at most this many.
         batch_size: texts per forward.
-        seed: for few-shot examples and tasks that shuffle. The default is lm-eval's own.
 
     Returns:
         One row per (task, metric, sample): task, metric, doc_id (str), value.
@@ -65,11 +61,10 @@ def measure_utility(
         raise ModelError("utility needs text, but the model has no tokenizer that loads; add one to the model's folder")
     frames = []
     if tasks:
-        frames.append(score_tasks(model, tokenizer, tasks, limit=limit, batch_size=batch_size, seed=seed))
+        frames.append(score_tasks(model, tokenizer, tasks, limit=limit, batch_size=batch_size))
     if replies is not None:
-        scores = score_replies(model, tokenizer, replies, limit=limit, batch_size=batch_size)
-        frames.append(scores.assign(task="replies", metric="f1", value=scores["f1"]))
-    return pd.concat([frame[COLUMNS] for frame in frames], ignore_index=True)
+        frames.append(score_replies(model, tokenizer, replies, limit=limit, batch_size=batch_size))
+    return pd.concat(frames, ignore_index=True)
 
 
 def aggregate(rows: pd.DataFrame) -> tuple[TaskScore, ...]:

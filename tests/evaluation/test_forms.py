@@ -106,7 +106,7 @@ def test_the_delta_in_each_form_s_weights(run):
 def test_evaluate_gives_the_run_s_own_forms(run, memorizers, files):
     found = evaluate(str(memorizers("llama")), run, dtype="float32", forms=FORMS, **files)
     for form, figures in summary_of(run).items():
-        assert found.summary["forms"][form]["loss_mean"] == pytest.approx(figures["loss_mean"], rel=1e-3), form
+        assert found.summary.forms[form].loss_mean == pytest.approx(figures["loss_mean"], rel=1e-3), form
     assert len(found.deltas) == len(pd.read_parquet(run / "deltas.parquet"))
 
 

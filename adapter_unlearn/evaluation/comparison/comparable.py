@@ -1,7 +1,8 @@
-"""Check that finished runs are comparable: one base, the same texts."""
+"""Which finished runs are comparable: one base, the same texts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from adapter_unlearn.errors import RunError
 from adapter_unlearn.evaluation.finished_run import Finished, rows_by_id
-from adapter_unlearn.evaluation.summary import BASE
+from adapter_unlearn.evaluation.summary import BASE, Perplexity
 
 SAME_TEXT = 0.25
 """In nats. Numeric noise changes the base's loss on a text by a few hundredths; another text changes it by more."""
@@ -73,6 +74,25 @@ def _set_difference(first: pd.DataFrame, other: pd.DataFrame, same_precision: bo
     if same_precision and len(different := a[(a["loss"] - b["loss"]).abs() > SAME_TEXT]):
         return f"sequence {different.index[0][0]!r} has another loss under the base"
     return None
+
+
+def warnings(runs: Sequence[Finished]) -> list[str]:
+    """Differences between comparable runs that affect some figures: the base's precision and the test set."""
+    sentences, first = [], runs[0]
+    if len(precisions := dict.fromkeys(run.precision for run in runs)) > 1:
+        sentences.append(f"The bases differ in precision ({'; '.join(precisions)}): this alone changes figures.")
+    for other in runs[1:]:
+        if _tests_differ(first, other):
+            folders = f"{first.folder} and {other.folder}"
+            sentences.append(f"{folders} have different test sets: their test figures are not comparable.")
+            break
+    return sentences
+
+
+def _tests_differ(first: Finished, other: Finished) -> bool:
+    counts = [((run.manifest.get("data") or {}).get("test") or {}).get("n_sequences") for run in (first, other)]
+    a, b = (run.summary.base.perplexities.get("test", Perplexity(math.nan)).value for run in (first, other))
+    return counts[0] != counts[1] or (first.precision == other.precision and abs(a - b) > 0.01 * a)
 
 
 def _in_order_of(first: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,21 +16,16 @@ import pandas as pd
 from adapter_unlearn.evaluation import criteria
 from adapter_unlearn.evaluation.criteria import Outliers
 from adapter_unlearn.evaluation.finished_run import Finished, rows_by_id
-from adapter_unlearn.evaluation.summary import BASE
+from adapter_unlearn.evaluation.summary import BASE, Perplexity
 from adapter_unlearn.metrics import set_level
 from adapter_unlearn.metrics.set_level import Estimate
 from adapter_unlearn.recipe import as_dict
 
-COSTS = ("seconds", "peak_memory_bytes", "sequences_ascended", "epochs")
-"""Figures of a run's manifest."""
 Row = dict[str, str | float]
 """Column -> value."""
 
+_FORGOTTEN = ("memorization_accuracy_mean", "memorization_accuracy_max")
 _COUNTS = ("extractable", "extractable_50", "longest_verbatim_run_max", "loss_mean", "failing")
-_WITH_INTERVAL = (
-    "memorization_accuracy_mean", "failing", "auc_memorization_accuracy", "auc_loss", "holdout_perplexity_change",
-    "test_perplexity_change",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,53 +104,45 @@ def figures(method: Method, form: str) -> Row:
     alike, and too wide otherwise.
     """
     runs = method.measured(form)
-    estimates = [_estimates(run, form) for run in runs]
+    figures_of_runs = [_figures(run, form) for run in runs]
     row: Row = {"method": method.name, "form": form, "n_runs": len(runs)}
     row["seeds"] = " ".join(str(run.seed) for run in runs if run.seed is not None)
-    for key in estimates[0]:
-        row |= _over_seeds(key, [estimate[key].value for estimate in estimates])
-        if key in _WITH_INTERVAL:
-            low, high = np.array([estimate[key].interval for estimate in estimates]).mean(axis=0)
-            row |= {f"{key}_low": low, f"{key}_high": high}
+    for key, one in figures_of_runs[0].items():
+        all_seeds = np.array([each[key] for each in figures_of_runs], dtype=float)  # (runs,), of estimates (runs, 3)
+        row |= _over_seeds(key, all_seeds if all_seeds.ndim == 1 else all_seeds[:, 0])
+        if isinstance(one, Estimate):
+            row |= {f"{key}_low": float(all_seeds[:, 1].mean()), f"{key}_high": float(all_seeds[:, 2].mean())}
+        if key.startswith("auc_"):
+            row |= _over_seeds(f"{key}_distance", np.abs(all_seeds[:, 0] - 0.5))
     accuracy = set_level.mean_interval(scores(runs, form, "memorization_accuracy").mean(axis=0))
     row |= {"memorization_accuracy_mean_low": accuracy.low, "memorization_accuracy_mean_high": accuracy.high}
-    fails = np.array([failing(run, form) for run in runs]).mean(axis=0)
+    fails = np.array([failing(run, form) for run in runs]).mean(axis=0)  # (n,)
     share, n = set_level.mean_interval(fails), np.count_nonzero(~np.isnan(fails))
-    row |= {"failing_low": n * share.low, "failing_high": n * share.high}
-    for metric in ("memorization_accuracy", "loss"):
-        distances = [abs(estimate[f"auc_{metric}"].value - 0.5) for estimate in estimates]
-        row |= _over_seeds(f"auc_{metric}_distance", distances)
-    return row
+    return row | {"failing_low": n * share.low, "failing_high": n * share.high}
 
 
-def _over_seeds(key: str, values: Sequence[float]) -> Row:
-    mean, low, high = np.mean(values), np.min(values), np.max(values)  # a NaN makes all three NaN
-    return {key: float(mean), f"{key}_seeds_min": float(low), f"{key}_seeds_max": float(high)}
+def _over_seeds(key: str, values: np.ndarray) -> Row:
+    return {key: float(values.mean()), f"{key}_seeds_min": float(values.min()), f"{key}_seeds_max": float(values.max())}
 
 
-def _estimates(run: Finished, form: str) -> dict[str, Estimate]:
-    """Every figure of one run in one form, with its own interval over sequences where it has one."""
+def _figures(run: Finished, form: str) -> dict[str, float | Estimate]:
+    """Every figure of one run in one form; an Estimate where it has an interval of its own."""
     summary = run.summary.forms[form]
-    values: dict[str, float | None] = {
-        name: getattr(summary, name) for name in ("memorization_accuracy_mean", "memorization_accuracy_max")
-    }
-    values |= {f"outliers_{each.name}": getattr(summary.outliers, each.name) for each in fields(Outliers)}
-    values |= {name: getattr(summary, name) for name in _COUNTS}
-    values["extractable_any_prefix"] = rows_by_id(run.sequences, form)["extractable_any_prefix"].sum()
-    estimates = {key: _point(value) for key, value in values.items()}
+    figures: dict[str, float | Estimate] = {name: getattr(summary, name) for name in _FORGOTTEN}
+    figures |= {f"outliers_{each.name}": getattr(summary.outliers, each.name) for each in fields(Outliers)}
+    figures |= {name: getattr(summary, name) for name in _COUNTS}
+    figures["extractable_any_prefix"] = rows_by_id(run.sequences, form)["extractable_any_prefix"].sum()
     for metric in ("memorization_accuracy", "loss"):
-        estimates[f"auc_{metric}"] = _auc(run.membership, form, metric)
+        figures[f"auc_{metric}"] = _auc(run.membership, form, metric)
     for name in ("holdout", "test"):
-        perplexity, change = summary.perplexities.get(name), _point(None)
-        if perplexity is not None and perplexity.change is not None:
-            change = Estimate(perplexity.change, *perplexity.change_interval)
-        estimates[f"{name}_perplexity"] = _point(None if perplexity is None else perplexity.value)
-        estimates[f"{name}_perplexity_change"] = change
+        perplexity = summary.perplexities.get(name, Perplexity(math.nan))
+        figures[f"{name}_perplexity"] = perplexity.value
+        figures[f"{name}_perplexity_change"] = Estimate(
+            math.nan if perplexity.change is None else perplexity.change, *perplexity.change_interval
+        )
     if form != BASE:
-        cost, outcome = (run.manifest.get(key) or {} for key in ("cost", "outcome"))
-        estimates |= {key: _point(cost.get(key)) for key in COSTS}
-        estimates["goal_reached"] = _point(outcome.get("goal_reached"))
-    return estimates
+        figures |= {key: math.nan if value is None else float(value) for key, value in run.costs.items()}
+    return figures
 
 
 def _auc(membership: pd.DataFrame, form: str, metric: str) -> Estimate:
@@ -163,9 +150,4 @@ def _auc(membership: pd.DataFrame, form: str, metric: str) -> Estimate:
         rows = membership[(membership["metric"] == metric) & (membership["form"] == form)]
         for ends in rows[["auc", "auc_low", "auc_high"]].to_numpy(dtype=float):
             return Estimate(*ends)
-    return _point(None)
-
-
-def _point(value: float | None) -> Estimate:
-    """A figure without an interval."""
-    return Estimate(math.nan if value is None else float(value), math.nan, math.nan)
+    return Estimate(math.nan, math.nan, math.nan)

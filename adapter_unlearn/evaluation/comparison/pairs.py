@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import pandas as pd
+
 from adapter_unlearn.evaluation.closeness import closeness
 from adapter_unlearn.evaluation.comparison.methods import Method, Row, scores
 from adapter_unlearn.evaluation.finished_run import Finished
@@ -34,13 +36,9 @@ def pair(first: Method, second: Method, form: str) -> Row:
             scores(a, form, measure), scores(b, form, measure), before, least,
             [run.seed for run in a], [run.seed for run in b],
         )  # fmt: skip
-        row |= {
-            f"{measure}_difference": result.difference.value,
-            f"{measure}_difference_low": result.difference.low,
-            f"{measure}_difference_high": result.difference.high,
-            f"{measure}_distance": result.distance,
-            f"{measure}_tolerance": result.tolerance,
-        }
+        ends = zip(("difference", "difference_low", "difference_high"), result.difference)
+        row |= {f"{measure}_{key}": value for key, value in ends}
+        row |= {f"{measure}_distance": result.distance, f"{measure}_tolerance": result.tolerance}
         verdicts.append(result.alike)
     return row | {"alike": row["duplicate"] or all(verdicts)}
 
@@ -49,6 +47,22 @@ def _duplicate(first: Sequence[Finished], second: Sequence[Finished]) -> bool:
     weights = {run.seed: run.weights for run in first if run.weights}
     shared = [(weights[run.seed], run.weights) for run in second if run.weights and run.seed in weights]
     return bool(shared) and all(mine == theirs for mine, theirs in shared)
+
+
+def warnings(pairs: pd.DataFrame) -> list[str]:
+    """One sentence per pair of methods that are the same, or the same within noise."""
+    sentences = []
+    for row in pairs.to_dict("records"):
+        names = f"{row['first']} and {row['second']} ({row['form']})"
+        if row["duplicate"]:
+            sentences.append(f"{names} are the same adapter, byte for byte: the setting that differs had no effect.")
+        elif row["alike"]:
+            sentences.append(
+                f"{names} are identical within noise: their mean memorization accuracies differ by"
+                f" {row['memorization_accuracy_difference']:+.3f}, that of a sequence by"
+                f" {row['memorization_accuracy_distance']:.3f}; this does not show that one is better."
+            )
+    return sentences
 
 
 def difference(method: Method, baseline: Method, form: str) -> Estimate:

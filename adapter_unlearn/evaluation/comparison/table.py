@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
 
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.evaluation.closeness import pareto_front
-from adapter_unlearn.evaluation.comparison import warnings
-from adapter_unlearn.evaluation.comparison.comparable import comparable
-from adapter_unlearn.evaluation.comparison.methods import COSTS, Method, figures, group
-from adapter_unlearn.evaluation.comparison.pairs import difference, pair
-from adapter_unlearn.evaluation.finished_run import Finished, rows_by_id
+from adapter_unlearn.evaluation.comparison import comparable, pairs
+from adapter_unlearn.evaluation.comparison.methods import Method, figures, group
+from adapter_unlearn.evaluation.finished_run import COSTS, Finished, rows_by_id
 from adapter_unlearn.evaluation.summary import BASE
 
 
@@ -66,27 +65,31 @@ def compare(runs: Sequence[Finished], failed: Sequence[Failed] = (), baseline: s
         RunError: two runs are not comparable.
         RecipeError: no method has the baseline's name.
     """
-    runs = comparable(runs)
+    runs = comparable.comparable(runs)
     methods = group(runs)
     forms = list(dict.fromkeys(form for method in methods for form in method.forms))
     places = [(method, form) for method in methods for form in forms if method.measured(form)]
     base = Method(BASE, (runs[0],))
     rows = pd.DataFrame([figures(method, form) for method, form in [(base, BASE), *places]])
     reference = _baseline(methods, rows, failed, baseline)
-    differences = [difference(method, reference, form) for method, form in [(reference, BASE), *places]]
+    differences = [pairs.difference(method, reference, form) for method, form in [(reference, BASE), *places]]
     rows = rows.join(pd.DataFrame(differences, columns=["difference", "difference_low", "difference_high"]))
     for name in ("holdout", "test"):
         rows[f"front_{name}"] = _fronts(rows, f"{name}_perplexity_change")
-    pairs = pd.DataFrame(
-        [pair(a, b, form) for form in forms for i, a in enumerate(methods) for b in methods[i + 1 :]
+    distances = pd.DataFrame(
+        [pairs.pair(a, b, form) for form in forms for a, b in combinations(methods, 2)
          if a.measured(form) and b.measured(form)]
     )  # fmt: skip
-    notes = [f"{run.experiment}, seed {run.seed}, failed: {run.reason}" for run in failed]
-    notes += warnings.of_pairs(pairs) + warnings.of_precisions(runs) + warnings.of_tests(runs)
-    notes += warnings.of_seeds(methods)
+    warnings = [f"{run.experiment}, seed {run.seed}, failed: {run.reason}" for run in failed]
+    warnings += pairs.warnings(distances) + comparable.warnings(runs)
+    single = [method.name for method in methods if len(method.runs) == 1]
+    if len(methods) > 1 and single:
+        warnings.append(
+            f"There is only one run of {', '.join(single)}, and no interval covers the variance between training seeds."
+        )
     if baseline not in (None, "best", reference.name):
-        notes.append(f"The baseline {baseline} failed, so differences are to {reference.name}.")
-    return Comparison(rows, pairs, _runs_table(methods, failed), reference.name, notes, _about(runs[0]))
+        warnings.append(f"The baseline {baseline} failed, so differences are to {reference.name}.")
+    return Comparison(rows, distances, _runs_table(methods, failed), reference.name, warnings, _about(runs[0]))
 
 
 def best(rows: pd.DataFrame) -> pd.Series[Any]:
@@ -124,15 +127,16 @@ def _fronts(rows: pd.DataFrame, cost: str) -> pd.Series:
 
 
 def _runs_table(methods: Sequence[Method], failed: Sequence[Failed]) -> pd.DataFrame:
-    records: list[list[Any]] = []
+    columns = ["method", "seed", "folder", "failed", "goal_reached", "stopped_because", *COSTS]
+    records: list[dict[str, Any]] = []
     for method in methods:
         for run in method.runs:
-            cost, outcome = (run.manifest.get(key) or {} for key in ("cost", "outcome"))
-            place = [method.name, run.seed, run.folder, None]
-            records.append([*place, *map(outcome.get, ("goal_reached", "stopped_because")), *map(cost.get, COSTS)])
+            reason = (run.manifest.get("outcome") or {}).get("stopped_because")
+            place = {"method": method.name, "seed": run.seed, "folder": run.folder, "failed": None}
+            records.append(place | {"stopped_because": reason} | run.costs)
     for failure in failed:
-        records.append([failure.experiment, failure.seed, failure.folder, failure.reason, *[None] * (2 + len(COSTS))])
-    columns = ["method", "seed", "folder", "failed", "goal_reached", "stopped_because", *COSTS]
+        place = {"method": failure.experiment, "seed": failure.seed, "folder": failure.folder}
+        records.append(dict.fromkeys(columns) | place | {"failed": failure.reason})
     return pd.DataFrame(records, columns=columns).astype({"failed": object, "seed": object})
 
 
