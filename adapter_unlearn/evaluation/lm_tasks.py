@@ -130,23 +130,21 @@ def _load(name: str, cache_folder: str) -> dict[str, Any]:
     """The tasks of a name: one, or those of a group."""
     from lm_eval.tasks import TaskManager
 
-    if _is_file_name(name):
-        try:
-            with _cache_in(cache_folder):
-                return TaskManager(include_defaults=False).load([name])["tasks"]
-        except Exception as error:  # lm-eval, yaml, jinja, datasets, functions of the file: dozens of types
-            fix = "correct it (see lm-eval's task guide); paths of data files are relative to the working directory"
-            raise InputError(f"{name}: this task file can't be used: {_reason(error)}; {fix}") from error
+    is_file = _is_file_name(name)
     try:
-        return _registry().load([name])["tasks"]
-    except Exception as error:
+        with _cache_in(cache_folder) if is_file else contextlib.nullcontext():
+            manager = TaskManager(include_defaults=False) if is_file else _registry()
+            return manager.load([name])["tasks"]
+    except Exception as error:  # lm-eval, yaml, jinja, datasets, functions of the file: dozens of types
         reason = _reason(error)
+        if is_file:
+            fix = "correct it (see lm-eval's task guide); paths of data files are relative to the working directory"
+            raise InputError(f"{name}: this task file can't be used: {reason}; {fix}") from error
+        fix = "leave it out, or give a task file"
         if isinstance(error, ConnectionError | datasets.exceptions.DatasetNotFoundError):
             fix = "load it once with a network connection, or give a task file with your own data"
         elif "scripts are no longer supported" in reason:
             fix = "leave it out (name the other tasks one by one) until lm-eval moves it, or give a task file"
-        else:
-            fix = "leave it out, or give a task file"
         raise InputError(f"task {name}: its data can't be loaded: {reason}; {fix}") from error
 
 

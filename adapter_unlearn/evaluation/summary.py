@@ -7,7 +7,7 @@ One `FormSummary` per deployment form. Attributes are named as the keys of summa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -168,12 +168,12 @@ def from_json(values: Mapping[str, Any]) -> Summary:
 
 def _form_to_json(form: FormSummary) -> dict[str, Any]:
     values = _numbers_to_json(form) | {"bounds": asdict(form.bounds)}
-    values["paper_bounds"] = _numbers_to_json(PAPER) | _numbers_to_json(form.paper_outliers, _outlier_key)
-    values |= _numbers_to_json(form.outliers, _outlier_key) | _means_to_json("", form.means)
+    values["paper_bounds"] = _numbers_to_json(PAPER) | _numbers_to_json(form.paper_outliers, "outliers_")
+    values |= _numbers_to_json(form.outliers, "outliers_") | _means_to_json("", form.means)
     if form.holdout is not None:
-        values |= _numbers_to_json(form.holdout, _holdout_key) | _means_to_json("holdout_", form.holdout.means)
+        values |= _numbers_to_json(form.holdout, "holdout_") | _means_to_json("holdout_", form.holdout.means)
     for name, perplexity in form.perplexities.items():
-        values |= _numbers_to_json(perplexity, _perplexity_key(name))
+        values |= _numbers_to_json(perplexity, f"{name}_perplexity_")
     if form.tasks:
         values["utility"] = [{"task": task.task, "metric": task.metric} | _numbers_to_json(task) for task in form.tasks]
     if form.before is not None:
@@ -186,18 +186,18 @@ def _form_to_json(form: FormSummary) -> dict[str, Any]:
 def _form_from_json(name: str, values: Mapping[str, Any]) -> FormSummary:
     holdout, before, delta = None, values.get("before"), values.get("delta")
     if "membership_auc_loss" in values:
-        numbers = _numbers_from_json(HoldoutSummary, values, _holdout_key)
+        numbers = _numbers_from_json(HoldoutSummary, values, "holdout_")
         holdout = HoldoutSummary(**numbers, means=_means_from_json("holdout_", values))
     return FormSummary(
         form=name,
         **_numbers_from_json(FormSummary, values),
         bounds=Bounds(**values["bounds"]),
-        outliers=Outliers(**_numbers_from_json(Outliers, values, _outlier_key)),
-        paper_outliers=Outliers(**_numbers_from_json(Outliers, values["paper_bounds"], _outlier_key)),
+        outliers=Outliers(**_numbers_from_json(Outliers, values, "outliers_")),
+        paper_outliers=Outliers(**_numbers_from_json(Outliers, values["paper_bounds"], "outliers_")),
         means=_means_from_json("", values),
         holdout=holdout,
         perplexities={
-            of: Perplexity(**_numbers_from_json(Perplexity, values, _perplexity_key(of)))
+            of: Perplexity(**_numbers_from_json(Perplexity, values, f"{of}_perplexity_"))
             for of in SETS
             if f"{of}_perplexity" in values
         },
@@ -211,33 +211,26 @@ def _form_from_json(name: str, values: Mapping[str, Any]) -> FormSummary:
     )
 
 
-_Key = Callable[[str], str]
-"""Name of a field -> key."""
 _NUMBERS = ("int", "float", "float | None", "Interval")
 """Types of the fields that are keys of their own."""
 
 
-def _outlier_key(name: str) -> str:
-    return f"outliers_{name}"
+def _key(prefix: str, name: str) -> str:
+    """The key of a field. A perplexity's value has the set's own key; a membership AUC is of two sets."""
+    if name.startswith("membership_auc"):
+        return name
+    return prefix.removesuffix("_") if prefix and name == "value" else prefix + name
 
 
-def _holdout_key(name: str) -> str:
-    return name if name.startswith("membership") else f"holdout_{name}"
-
-
-def _perplexity_key(of: str) -> _Key:
-    return lambda name: f"{of}_perplexity_{name}".removesuffix("_value")
-
-
-def _numbers_to_json(record: Any, key: _Key = str) -> dict[str, Any]:
+def _numbers_to_json(record: Any, prefix: str = "") -> dict[str, Any]:
     """The numbers and intervals of a dataclass, without those that were never set."""
     values = {each.name: getattr(record, each.name) for each in fields(record) if each.type in _NUMBERS}
-    return {key(name): value for name, value in values.items() if value is not None and value is not NO_INTERVAL}
+    return {_key(prefix, key): value for key, value in values.items() if value is not None and value is not NO_INTERVAL}
 
 
-def _numbers_from_json(kind: type, values: Mapping[str, Any], key: _Key = str) -> dict[str, Any]:
-    names = [each.name for each in fields(kind) if each.type in _NUMBERS and key(each.name) in values]
-    return {name: _value(values[key(name)]) for name in names}
+def _numbers_from_json(kind: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    keys = {each.name: _key(prefix, each.name) for each in fields(kind) if each.type in _NUMBERS}
+    return {name: _value(values[key]) for name, key in keys.items() if key in values}
 
 
 def _value(value: Any) -> Any:

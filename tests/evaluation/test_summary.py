@@ -71,6 +71,14 @@ def test_a_summary_survives_its_file(summary, tmp_path):
     assert normalized(from_json(written(expected, tmp_path))) == normalized(expected)
 
 
+def test_a_single_sequence_has_no_interval(tmp_path):
+    summary = report([measurement("base", [0.9]), measurement("stacked", [0.2])]).summary
+    assert all(map(math.isnan, summary.base.memorization_accuracy_mean_interval))
+    values = written(summary, tmp_path)
+    assert values["forms"]["stacked"]["memorization_accuracy_mean_interval"] == [None, None]
+    assert normalized(from_json(values)) == normalized(summary)
+
+
 def test_keys_of_the_file(summary, tmp_path):
     values = written(summary, tmp_path)
     assert values["schema_version"] == run_folder.SCHEMA_VERSION and list(values["forms"]) == list(summary.forms)
