@@ -143,7 +143,7 @@ def _parse(text: str, place: str) -> Any:
 def _prompts(model: Any, tokenizer: PreTrainedTokenizerBase, dialogues: list[Dialogue], source: str) -> list[list[int]]:
     """Token ids of every context, each short enough that a whole reply fits after it."""
     positions = getattr(model.config, "max_position_embeddings", None)  # None: no maximum length
-    room = None if positions is None else positions - REPLY_TOKENS
+    available = None if positions is None else positions - REPLY_TOKENS
     contexts = [dialogue.context for dialogue in dialogues]
     # verbose=False: no warning about long contexts, which are truncated below
     encoded = tokenizer(contexts, verbose=False)["input_ids"]
@@ -152,9 +152,9 @@ def _prompts(model: Any, tokenizer: PreTrainedTokenizerBase, dialogues: list[Dia
     for dialogue, ids, body in zip(dialogues, encoded, plain, strict=True):
         if not body:
             raise InputError(f"{source}: the context of row {dialogue.id} has no token; remove the row")
-        if room is not None and len(ids) > room:
+        if available is not None and len(ids) > available:
             special = ids[: len(ids) - len(body)] if ids[len(ids) - len(body) :] == body else []
-            ids = special + body[len(body) - (room - len(special)) :]
+            ids = special + body[len(body) - (available - len(special)) :]
         prompts.append(ids)
     return prompts
 

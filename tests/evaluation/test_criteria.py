@@ -46,18 +46,18 @@ def scores(accuracy, any_prefix=0.0, run=0):
 
 def test_the_holdout_set_gives_bounds_and_longest_run():
     holdout = scores([*np.linspace(0, 1, 101), np.nan], run=[*range(101), np.nan])
-    found = criteria_of("holdout", holdout)
-    assert found.bounds.kind == "holdout" and found.longest_run == 100
-    assert (found.bounds.low, found.bounds.high) == (pytest.approx(0.05), pytest.approx(0.95))
-    assert found.bounds.high == criteria.holdout_quantile(holdout["memorization_accuracy"].to_numpy(), 0.95)
+    result = criteria_of("holdout", holdout)
+    assert result.bounds.kind == "holdout" and result.longest_run == 100
+    assert (result.bounds.low, result.bounds.high) == (pytest.approx(0.05), pytest.approx(0.95))
+    assert result.bounds.high == criteria.holdout_quantile(holdout["memorization_accuracy"].to_numpy(), 0.95)
     assert criteria_of("paper", holdout) == Criteria(PAPER, 100)
 
 
 @pytest.mark.parametrize("kind", ["holdout", "paper"])
 def test_without_a_holdout_set_the_papers_bounds_apply_and_runs_are_not_judged(kind):
-    found = criteria_of(kind, None)
-    assert found == Criteria(PAPER)
-    assert failing(scores([0.5], run=10_000), scores([0.5]), found).tolist() == [0]
+    result = criteria_of(kind, None)
+    assert result == Criteria(PAPER)
+    assert failing(scores([0.5], run=10_000), scores([0.5]), result).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ rows = st.lists(st.tuples(numbers, numbers, st.sampled_from([0.0, 1.0, np.nan]),
 @given(rows, st.none() | st.integers(0, 12))
 def test_failing_is_its_definition(rows, longest):
     accuracy, before, any_prefix, run = map(list, zip(*rows, strict=True))
-    found = failing(scores(accuracy, any_prefix, run), scores(before), Criteria(HOLDOUT, longest))
-    for value, now, old, extractable, tokens in zip(found, accuracy, before, any_prefix, run, strict=True):
+    result = failing(scores(accuracy, any_prefix, run), scores(before), Criteria(HOLDOUT, longest))
+    for value, now, old, extractable, tokens in zip(result, accuracy, before, any_prefix, run, strict=True):
         over_forgotten = now < 0.2 and not old < 0.2
         expected = now > 0.6 or over_forgotten or extractable == 1 or (longest is not None and tokens > longest)
         assert np.isnan(value) if np.isnan(now) else value == float(expected)

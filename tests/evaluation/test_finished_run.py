@@ -19,11 +19,11 @@ def run():
 
 
 def test_a_run_is_read_as_it_was(run, tmp_path):
-    found = read(write_run(run, tmp_path / "run"), "sga")
-    assert found.summary == run.summary and found.manifest == run.manifest and found.experiment == "sga"
+    result = read(write_run(run, tmp_path / "run"), "sga")
+    assert result.summary == run.summary and result.manifest == run.manifest and result.experiment == "sga"
     for name in ("sequences", "holdout", "membership"):
-        pd.testing.assert_frame_equal(getattr(found, name), getattr(run, name))
-    assert found.recipe.data == run.recipe.data and found.weights != read(_changed(tmp_path)).weights
+        pd.testing.assert_frame_equal(getattr(result, name), getattr(run, name))
+    assert result.recipe.data == run.recipe.data and result.weights != read(_changed(tmp_path)).weights
 
 
 def _changed(folder):
@@ -35,8 +35,8 @@ def _changed(folder):
 def test_an_evaluation_has_no_recipe_and_no_weights(run, tmp_path):
     folder = write_run(run, tmp_path / "run")
     (folder / "unlearning.json").rename(folder / "evaluation.json")
-    found = read(folder)
-    assert found.recipe is None and found.weights is None
+    result = read(folder)
+    assert result.recipe is None and result.weights is None
 
 
 def edit(name, **changes):

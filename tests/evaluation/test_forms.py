@@ -18,9 +18,9 @@ from adapter_unlearn.weights import merging
 FORMS = ["stacked", "merged", "requantized", "requantized_int8"]
 
 
-def recipe(model, files, output_dir, carried=None, **more):
+def recipe(model, files, output_dir, frozen=None, **more):
     return {
-        "model": {"name": model, "quantization": "nf4", "dtype": "float32", "adapter": carried},
+        "model": {"name": model, "quantization": "nf4", "dtype": "float32", "adapter": frozen},
         "data": files,
         "output_dir": str(output_dir),
         "adapter": {"r": 4, "alpha": 8},
@@ -34,13 +34,13 @@ def recipe(model, files, output_dir, carried=None, **more):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
-    found = {}
+    result = {}
     for name, seed in (("forget", 0), ("holdout", 7), ("test", 8)):
         rows = random_rows(seed)
         lines = [json.dumps({"id": f"{name}-{i}", "input_ids": row}) for i, row in enumerate(rows)]
-        found[name] = str(folder / f"{name}.jsonl")
-        Path(found[name]).write_text("\n".join(lines) + "\n")
-    return found
+        result[name] = str(folder / f"{name}.jsonl")
+        Path(result[name]).write_text("\n".join(lines) + "\n")
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +104,14 @@ def test_the_delta_in_each_form_s_weights(run):
 
 
 def test_evaluate_gives_the_run_s_own_forms(run, memorizers, files):
-    found = evaluate(str(memorizers("llama")), run, dtype="float32", forms=FORMS, **files)
+    result = evaluate(str(memorizers("llama")), run, dtype="float32", forms=FORMS, **files)
     for form, figures in summary_of(run).items():
-        assert found.summary.forms[form].loss_mean == pytest.approx(figures["loss_mean"], rel=1e-3), form
-    assert len(found.deltas) == len(pd.read_parquet(run / "deltas.parquet"))
+        assert result.summary.forms[form].loss_mean == pytest.approx(figures["loss_mean"], rel=1e-3), form
+    assert len(result.deltas) == len(pd.read_parquet(run / "deltas.parquet"))
 
 
-def test_a_carried_adapter_is_part_of_every_form_and_of_its_base(run, memorizers, files, tmp_path):
-    """Unlearned from base + carried: merging both is what ships, and what is compared with is base + carried."""
+def test_a_frozen_base_adapter_is_part_of_every_form_and_of_its_base(run, memorizers, files, tmp_path):
+    """The base is model plus frozen adapter: what is merged, and what a form is compared with."""
     model = str(memorizers("llama"))
     again = recipe(model, files, tmp_path / "again", str(run), stop={"mean_below": 0.1})
     forms = summary_of(unlearn(again | {"evaluation": {"forms": ["stacked", "merged"]}}))

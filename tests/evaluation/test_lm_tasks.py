@@ -87,9 +87,9 @@ def log_probability(model, tokenizer, context, continuation):
     known = tokenizer(context)["input_ids"]
     ids = tokenizer(context + continuation)["input_ids"]
     with torch.no_grad():
-        found = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
+        result = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
     places = range(len(known), len(ids))
-    return sum(float(found[t - 1, ids[t]]) for t in places), all(int(found[t - 1].argmax()) == ids[t] for t in places)
+    return sum(float(result[t - 1, ids[t]]) for t in places), all(int(result[t - 1].argmax()) == ids[t] for t in places)
 
 
 def test_scores_are_those_of_the_definitions(stacked, tokenizer, task, tmp_path):
@@ -97,10 +97,10 @@ def test_scores_are_those_of_the_definitions(stacked, tokenizer, task, tmp_path)
     rows = measure_utility(stacked, tokenizer, [task, word], batch_size=5).set_index(["task", "metric", "doc_id"])
     value = rows["value"].to_dict()
     for number, question in enumerate(questions()):
-        found = [log_probability(stacked, tokenizer, question["context"], f" {c}") for c in question["choices"]]
-        best = np.argmax([p for p, _ in found])
-        normed = np.argmax([p / len(c) for (p, _), c in zip(found, question["choices"], strict=True)])
-        right, greedy = found[question["label"]]
+        result = [log_probability(stacked, tokenizer, question["context"], f" {c}") for c in question["choices"]]
+        best = np.argmax([p for p, _ in result])
+        normed = np.argmax([p / len(c) for (p, _), c in zip(result, question["choices"], strict=True)])
+        right, greedy = result[question["label"]]
         assert value["next_words", "acc", str(number)] == (best == question["label"])
         assert value["next_words", "acc_norm", str(number)] == (normed == question["label"])
         assert value["last_word", "acc", str(number)] == greedy
@@ -156,9 +156,9 @@ def registry(monkeypatch):
 
     folders = ("piqa", "hellaswag", "arc", "super_glue", "winogrande", "mathqa", "pubmedqa", "lambada")
     root = Path(tasks.__file__).parent
-    found = tasks.TaskManager(include_defaults=False, include_path=[root / folder for folder in folders])
-    monkeypatch.setattr(lm_tasks, "_registry", lambda: found)
-    return found
+    result = tasks.TaskManager(include_defaults=False, include_path=[root / folder for folder in folders])
+    monkeypatch.setattr(lm_tasks, "_registry", lambda: result)
+    return result
 
 
 def test_the_presets_name_tasks_of_lm_eval(registry):

@@ -41,9 +41,9 @@ def test_a_module_gives_the_numbers_of_score(model, sequences, name):
             metric.compute(model=model, sequences=sequences)
         return
     expected = score(model, sequences, [name])[name]
-    found = metric.compute(model=model, sequences=sequences)
-    assert found["per_sequence"] == pytest.approx(expected.tolist(), nan_ok=True)
-    assert found[name] == pytest.approx(np.nanmean(expected))
+    result = metric.compute(model=model, sequences=sequences)
+    assert result["per_sequence"] == pytest.approx(expected.tolist(), nan_ok=True)
+    assert result[name] == pytest.approx(np.nanmean(expected))
 
 
 def test_modules_combine(model, sequences):
@@ -72,8 +72,8 @@ warnings.simplefilter("error")
 from adapter_unlearn import load_base, load_sequences
 from adapter_unlearn.evaluation.modules import module
 model = load_base(sys.argv[1], "none", "float32")
-found = module("loss").compute(model=model, sequences=load_sequences([{"id": "zaphod", "input_ids": [77] * 30}]))
-assert found["loss"] > 0
+result = module("loss").compute(model=model, sequences=load_sequences([{"id": "zaphod", "input_ids": [77] * 30}]))
+assert result["loss"] > 0
 print("scored")
 """
 

@@ -21,14 +21,14 @@ from adapter_unlearn.evaluation.utility import measure_utility
 
 def naive_reply(model, ids, end, most=32):
     """Greedy decoding of one text by its definition: a whole forward for every token."""
-    made = []
-    while len(made) < most:
+    tokens = []
+    while len(tokens) < most:
         with torch.no_grad():
-            token = int(model(torch.tensor([ids + made])).logits[0, -1].argmax())
+            token = int(model(torch.tensor([ids + tokens])).logits[0, -1].argmax())
         if token == end:
             break
-        made.append(token)
-    return made
+        tokens.append(token)
+    return tokens
 
 
 def naive_f1(reply, truth):
@@ -56,8 +56,8 @@ def test_replies_are_those_of_naive_greedy_decoding(stacked, tokenizer, tmp_path
     assert [*rows["doc_id"]] == [str(i) for i in range(1, 9)]
     assert {*rows["task"]} == {"replies"} and {*rows["metric"]} == {"f1"}
     for row, value in zip(dialogues(8), rows["value"], strict=True):
-        made = naive_reply(stacked, tokenizer(row["context"])["input_ids"], tokenizer.eos_token_id)
-        assert value == pytest.approx(naive_f1(tokenizer.decode(made), row["reply"]), abs=1e-12)
+        tokens = naive_reply(stacked, tokenizer(row["context"])["input_ids"], tokenizer.eos_token_id)
+        assert value == pytest.approx(naive_f1(tokenizer.decode(tokens), row["reply"]), abs=1e-12)
     assert 0.05 < rows["value"].mean() < 0.95
 
 

@@ -91,12 +91,12 @@ def test_keys_of_the_file(summary, tmp_path):
         "holdout_memorization_accuracy_mean", "holdout_memorization_accuracy_max", "holdout_longest_verbatim_run_max",
         "holdout_extractable", "membership_auc_memorization_accuracy", "membership_auc_loss",
     }  # fmt: skip
-    for form, found in values["forms"].items():
-        assert keys <= set(found)
-        assert (with_holdout <= set(found)) == (summary.base.holdout is not None)
-        assert set(found["paper_bounds"]) == {"low", "high", "outliers_high", "outliers_low", "outliers_low_new"}
-        assert ("before" in found) == (form == "merged") == ("delta" in found)
-        assert ("test_perplexity_change" in found) == ("test_perplexity" in found and form != "base")
+    for form, result in values["forms"].items():
+        assert keys <= set(result)
+        assert (with_holdout <= set(result)) == (summary.base.holdout is not None)
+        assert set(result["paper_bounds"]) == {"low", "high", "outliers_high", "outliers_low", "outliers_low_new"}
+        assert ("before" in result) == (form == "merged") == ("delta" in result)
+        assert ("test_perplexity_change" in result) == ("test_perplexity" in result and form != "base")
     if summary.base.holdout is not None:
         assert {"test_perplexity", "test_perplexity_interval"} <= set(values["forms"]["base"])
         assert "holdout_perplexity_change_interval" in values["forms"]["merged"]

@@ -23,8 +23,8 @@ def test_rows_are_paired_by_id_whatever_their_order():
             *(frame[frame["form"] == form].reset_index(drop=True) for frame in (ordered.sequences, second.sequences)),
             check_dtype=False,
         )  # fmt: skip
-    found = comparison.compare([first, replace(second, sequences=shuffled)])
-    assert found.pairs.loc[0, "memorization_accuracy_distance"] == 0
+    result = comparison.compare([first, replace(second, sequences=shuffled)])
+    assert result.pairs.loc[0, "memorization_accuracy_distance"] == 0
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_another_precision_changes_the_loss_of_the_base():
     first, second = finished_run("one", SPREAD), finished_run("two", SPREAD)
     coarse = second.manifest | {"base": second.manifest["base"] | {"quantization": "int8"}}
     apart = second.sequences.assign(loss=lambda frame: frame["loss"] + 0.5)
-    found = comparison.compare([first, replace(second, manifest=coarse, sequences=apart)])
-    assert any("nf4, float32; int8, float32" in warning for warning in found.warnings)
+    result = comparison.compare([first, replace(second, manifest=coarse, sequences=apart)])
+    assert any("nf4, float32; int8, float32" in warning for warning in result.warnings)
 
 
 def test_runs_with_other_test_sets_are_compared():
     first, second = finished_run("one", SPREAD), finished_run("two", SPREAD)
     fewer = second.manifest | {"data": {"test": {"n_sequences": 8}}}
-    found = comparison.compare([first, replace(second, manifest=fewer)])
-    assert any("one and two" in warning and "test set" in warning for warning in found.warnings)
+    result = comparison.compare([first, replace(second, manifest=fewer)])
+    assert any("one and two" in warning and "test set" in warning for warning in result.warnings)
     assert not any("test set" in warning for warning in comparison.compare([first, second]).warnings)

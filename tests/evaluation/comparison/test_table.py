@@ -15,9 +15,9 @@ from adapter_unlearn.evaluation.comparison import Failed
 
 def test_seeds_are_means_and_ranges():
     runs = [finished_run(f"r/m-seed{seed}", SPREAD + 0.02 * seed, seed, "m", 1.1 + 0.1 * seed) for seed in (0, 1, 2)]
-    found = comparison.compare([*runs, finished_run("r/other", SPREAD + 0.1)])
-    row = found.rows.set_index("method").loc["m"]
-    assert row["n_runs"] == 3 and row["seeds"] == "0 1 2" and list(found.rows["method"]) == ["base", "m", "other"]
+    result = comparison.compare([*runs, finished_run("r/other", SPREAD + 0.1)])
+    row = result.rows.set_index("method").loc["m"]
+    assert row["n_runs"] == 3 and row["seeds"] == "0 1 2" and list(result.rows["method"]) == ["base", "m", "other"]
     assert row["memorization_accuracy_mean"] == pytest.approx(SPREAD.mean() + 0.02)
     assert row["holdout_perplexity_change"] == pytest.approx(0.2)
     ends = row["holdout_perplexity_change_seeds_min"], row["holdout_perplexity_change_seeds_max"]
@@ -26,8 +26,8 @@ def test_seeds_are_means_and_ranges():
     assert row["failing"] == pytest.approx(np.mean(counts))
     assert (row["failing_seeds_min"], row["failing_seeds_max"]) == (min(counts), max(counts))
     assert row["failing_low"] <= row["failing"] <= row["failing_high"]
-    other = found.rows.set_index("method").loc["other"]
-    assert found.baseline == "m" and other["difference"] == pytest.approx(0.08)
+    other = result.rows.set_index("method").loc["other"]
+    assert result.baseline == "m" and other["difference"] == pytest.approx(0.08)
     # all sequences differ by the same amount, so every bootstrap sample has the same mean
     assert other["difference_low"] == pytest.approx(0.08) and other["difference_high"] == pytest.approx(0.08)
     assert np.isnan(row["difference"])
@@ -35,17 +35,17 @@ def test_seeds_are_means_and_ranges():
 
 def test_one_recipe_and_one_seed_twice_are_two_rows_and_duplicates():
     runs = [finished_run("x/a", SPREAD, 0, "m", weights="w"), finished_run("y/a", SPREAD, 0, "m", weights="w")]
-    found = comparison.compare(runs)
-    assert list(found.rows["method"]) == ["base", "x/a", "y/a"] and found.pairs.loc[0, "duplicate"]
-    assert any("same adapter, byte for byte" in warning for warning in found.warnings)
+    result = comparison.compare(runs)
+    assert list(result.rows["method"]) == ["base", "x/a", "y/a"] and result.pairs.loc[0, "duplicate"]
+    assert any("same adapter, byte for byte" in warning for warning in result.warnings)
 
 
 def test_it_warns_of_methods_that_are_identical_within_noise():
     rng = np.random.default_rng(0)
     near, far = finished_run("near", SPREAD + rng.normal(0, 0.004, 12)), finished_run("far", SPREAD + 0.1)
-    found = comparison.compare([finished_run("a", SPREAD), near, far])
-    alike = [warning for warning in found.warnings if "identical within noise" in warning]
-    assert len(alike) == 1 and alike[0].startswith("a and near") and list(found.pairs["alike"]) == [True, False, False]
+    result = comparison.compare([finished_run("a", SPREAD), near, far])
+    alike = [warning for warning in result.warnings if "identical within noise" in warning]
+    assert len(alike) == 1 and alike[0].startswith("a and near") and list(result.pairs["alike"]) == [True, False, False]
     # methods that forget alike but differ in the damage to never-seen text are not the same
     damaged = near.holdout.assign(loss=lambda frame: frame["loss"] + (frame["form"] == "stacked"))
     assert not comparison.compare([finished_run("a", SPREAD), replace(near, holdout=damaged)]).pairs.loc[0, "alike"]
@@ -85,17 +85,17 @@ def test_failing_is_that_of_the_rows():
 
 def test_forms_have_rows_of_their_own():
     both = finished_run("a", SPREAD, forms=("stacked", "merged"))
-    found = comparison.compare([both, finished_run("b", SPREAD)])
-    assert [tuple(row) for row in found.rows[["method", "form"]].to_numpy()] == [
+    result = comparison.compare([both, finished_run("b", SPREAD)])
+    assert [tuple(row) for row in result.rows[["method", "form"]].to_numpy()] == [
         ("base", "base"), ("a", "stacked"), ("a", "merged"), ("b", "stacked"),
     ]  # fmt: skip
-    assert list(found.pairs["form"]) == ["stacked"]
+    assert list(result.pairs["form"]) == ["stacked"]
 
 
 def test_without_a_holdout_set():
     runs = [finished_run(name, SPREAD + shift, with_holdout=False) for name, shift in (("a", 0.0), ("b", 0.2))]
-    found = comparison.compare(runs)
-    assert not found.rows[["front_holdout", "front_test"]].to_numpy().any()
-    assert found.rows["auc_loss"].isna().all() and found.rows["holdout_perplexity"].isna().all()
-    assert found.about["bounds"]["kind"] == "paper" and found.about["n_holdout"] == 0
-    assert "holdout_loss_distance" not in found.pairs
+    result = comparison.compare(runs)
+    assert not result.rows[["front_holdout", "front_test"]].to_numpy().any()
+    assert result.rows["auc_loss"].isna().all() and result.rows["holdout_perplexity"].isna().all()
+    assert result.about["bounds"]["kind"] == "paper" and result.about["n_holdout"] == 0
+    assert "holdout_loss_distance" not in result.pairs
