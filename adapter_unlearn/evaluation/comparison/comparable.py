@@ -29,14 +29,7 @@ def comparable(runs: Sequence[Finished]) -> list[Finished]:
     for other in runs[1:]:
         if reason := _difference(first, other):
             raise RunError(f"{first.folder} and {other.folder}: {reason}; compare runs of one base on the same texts")
-    return [
-        replace(
-            run,
-            sequences=_in_order_of(first.sequences, run.sequences),
-            holdout=_in_order_of(first.holdout, run.holdout),
-        )
-        for run in runs
-    ]
+    return [_in_order_of(first, run) for run in runs]
 
 
 def _difference(first: Finished, other: Finished) -> str | None:
@@ -95,9 +88,11 @@ def _tests_differ(first: Finished, other: Finished) -> bool:
     return counts[0] != counts[1] or (first.precision == other.precision and abs(a - b) > 0.01 * a)
 
 
-def _in_order_of(first: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    if not len(frame):
-        return frame
-    ids = rows_by_id(first, BASE).index
-    parts = [rows_by_id(frame, form).reindex(ids).assign(form=form) for form in dict.fromkeys(frame["form"])]
-    return pd.concat(parts, ignore_index=True)
+def _in_order_of(first: Finished, run: Finished) -> Finished:
+    tables = {}
+    for name in ("sequences", "holdout"):
+        if len(frame := getattr(run, name)):
+            ids = rows_by_id(getattr(first, name), BASE).index
+            parts = [rows_by_id(frame, form).reindex(ids).assign(form=form) for form in dict.fromkeys(frame["form"])]
+            tables[name] = pd.concat(parts, ignore_index=True)
+    return replace(run, **tables)
