@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -89,7 +90,7 @@ def _tests_differ(first: Finished, other: Finished) -> bool:
 
 
 def _in_order_of(first: Finished, run: Finished) -> Finished:
-    tables = {}
+    tables: dict[str, Any] = {}
     for name in ("sequences", "holdout"):
         if len(frame := getattr(run, name)):
             ids = rows_by_id(getattr(first, name), BASE).index
