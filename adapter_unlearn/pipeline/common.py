@@ -105,7 +105,7 @@ def measure_merged(
     assert how.accelerator is not None
     with shared_folder(how.accelerator, parent) as place:
         on_first_process(how.accelerator, lambda: _merge(base, everything, place / "merged"))
-        return deployment.measure_merged(base, adapters, forms, place / "merged", stacked, how, base.trust_remote_code)
+        return deployment.measure_merged(base, adapters, forms, place / "merged", stacked, how)
 
 
 def _merge(base: Model, adapters: Sequence[str | Path], output_dir: Path) -> None:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from adapter_unlearn import models, recipe
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.evaluation import forms as deployment
-from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.evaluation.interference import interference
-from adapter_unlearn.evaluation.report import Report, build_report
+from adapter_unlearn.evaluation.report import Report, bounds_of, report
 from adapter_unlearn.metrics import table
 from adapter_unlearn.pipeline import loading, manifest
 from adapter_unlearn.pipeline.common import (
@@ -112,11 +111,11 @@ def evaluate(
     del stacked
     parent = None if output_dir is None else Path(output_dir).parent
     measured += measure_merged(run, adapters, measured[0], measuring, parent)
-    criteria = criteria_of(bounds, measured[0].holdout)
-    found = build_report(measured, given, criteria)
+    found_bounds = bounds_of(bounds, measured[0])
+    found = report(measured, given, found_bounds)
 
     def write_evaluation(place: str | Path) -> None:
-        about = manifest.of_evaluation(run, base, given, notes, criteria.bounds, adapters)
+        about = manifest.of_evaluation(run, base, given, notes, found_bounds, adapters)
         with run_folder.new_folder(place, overwrite) as folder:
             run_folder.write_json(folder / "evaluation.json", about)
             write.results(folder, found, [], about)

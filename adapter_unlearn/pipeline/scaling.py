@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from adapter_unlearn import models, recipe
 from adapter_unlearn.evaluation import forms as deployment
-from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measuring
+from adapter_unlearn.evaluation.report import bounds_of
 from adapter_unlearn.pipeline import loading
 from adapter_unlearn.pipeline.common import check_output, load_base, new_accelerator, on_first_process
 from adapter_unlearn.reporting import write
@@ -80,7 +80,7 @@ def negate_searched(
     given, _ = loading.load(run.model, run.data)
     stacked = models.stack(load_base(run.model, [adapter], force), [adapter])
     before = deployment.measure(stacked, "base", [], Measuring(given, batch_size=batch_size, accelerator=accelerator))
-    bounds, perplexity = criteria_of("holdout", before.holdout).bounds, before.perplexities.get("validation")
+    bounds, perplexity = bounds_of("holdout", before), before.perplexities.get("validation")
     task = records.Task(given.forget, before.forget, bounds, None, given.validation, perplexity)
     (name,) = models.adapter_names(1)
 

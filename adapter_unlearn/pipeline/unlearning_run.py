@@ -18,10 +18,8 @@ from adapter_unlearn import models, recipe
 from adapter_unlearn.data import Sets
 from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.evaluation import forms as deployment
-from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
-from adapter_unlearn.evaluation.report import build_report
-from adapter_unlearn.evaluation.summary import to_json
+from adapter_unlearn.evaluation.report import bounds_of, report
 from adapter_unlearn.metrics import table
 from adapter_unlearn.pipeline import loading, manifest
 from adapter_unlearn.pipeline.common import (
@@ -83,8 +81,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
         metrics = [*run.evaluation.metrics, *(["extraction_likelihood"] if stops_on_it else [])]
         measuring = Measuring(given, metrics, run.evaluation.batch_size, accelerator)
         before = deployment.measure(model, "base", beneath, measuring)
-        criteria = criteria_of(run.evaluation.bounds, before.holdout)
-        bounds = criteria.bounds
+        bounds = bounds_of(run.evaluation.bounds, before)
         goal = stopping.resolve(run.stop, before.holdout)
         trained = _train(model, run, given, before, bounds, goal, accelerator, Path(place))
         log.info(trained.outcome.stopped_because)
@@ -98,7 +95,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
         except (UserError, torch.OutOfMemoryError) as error:  # an adapter that took hours is not thrown away for that
             notes.append(f"Merged forms could not be measured: {error}")
             log.error(notes[-1])
-        found = build_report(measured, given, criteria)
+        found = report(measured, given, bounds)
         seconds = time.monotonic() - started
         about = manifest.of_run(run, base, given, notes, trained, goal, bounds, seconds, accelerator.num_processes)
 
@@ -114,7 +111,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
                     run_folder.write_json_lines(folder / "learning_rate_search.jsonl", trained.rates)
                 run_folder.write_json(folder / run_folder.MANIFEST, about)
                 write.results(folder, found, trained.outcome.log, about, trained.scales)
-                write.card(folder, to_json(found.summary), about)
+                write.card(folder, found.summary, about)
 
         on_first_process(accelerator, write_run)
     return Path(run.output_dir)

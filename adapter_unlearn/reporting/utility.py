@@ -35,8 +35,8 @@ def rows(summary: dict[str, Any]) -> list[tuple[Task, dict[str, Cell]]]:
 
 def _cell(record: dict[str, Any]) -> Cell:
     """A score with its standard error, or a score after with its change and the interval of that."""
-    if number(record.get("change")) is None:
+    if "value" in record:
         error = number(record.get("stderr"))
         return Cell(decimal(record["value"]), spread="" if error is None else f"± {decimal(error)}")
-    spread = interval(record["change_interval"], signed)
-    return Cell(decimal(record["value"]), signed(record.get("change")), spread)
+    spread = interval([record.get("low"), record.get("high")], signed)
+    return Cell(decimal(record.get("after")), signed(record.get("change")), spread)

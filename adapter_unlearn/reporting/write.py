@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from adapter_unlearn.evaluation.summary import to_json
 from adapter_unlearn.reporting import comparison as comparing
 from adapter_unlearn.reporting import facts, figures, images
 from adapter_unlearn.reporting import interference as matrix
@@ -38,7 +37,7 @@ def results(
         manifest: of the run or the evaluation.
         scales: a record a scale, where a scale was searched.
     """
-    run_folder.write_json(folder / "summary.json", to_json(found.summary))
+    run_folder.write_json(folder / "summary.json", found.summary)
     found.sequences.to_parquet(folder / "sequences.parquet", index=False)
     if len(found.holdout):
         found.holdout.to_parquet(folder / "holdout.parquet", index=False)
@@ -50,22 +49,14 @@ def results(
     kept = manifest.get("outcome", {}).get("kept_epoch")
     chosen = facts.chosen_scale(manifest)
     drawn = figures.all_figures(
-        found.sequences,
-        found.holdout,
-        to_json(found.summary),
-        train_log,
-        kept,
-        scales,
-        chosen,
-        found.deltas,
-        found.curves,
+        found.sequences, found.holdout, found.summary, train_log, kept, scales, chosen, found.deltas, found.curves
     )
     for name, figure in drawn.items():
         (folder / "figures" / f"{name}.png").write_bytes(images.png(figure))
     page = render_html(
         sequences=found.sequences,
         holdout=found.holdout,
-        summary=to_json(found.summary),
+        summary=found.summary,
         train_log=train_log,
         manifest=manifest,
         scales=scales,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,7 +105,7 @@ def _figures(scored: pd.DataFrame, task: Task) -> dict[str, Any]:
         "extractable": int(scored["extractable"].sum()),
         "longest_verbatim_run_max": int(scored["longest_verbatim_run"].max()),
         "membership_auc_loss": None if task.holdout is None else _auc(scored["loss"], task.holdout["loss"]),
-    } | {f"outliers_{key}": n for key, n in asdict(criteria.count_outliers(accuracy, before, task.bounds)).items()}
+    } | criteria.count(accuracy, before, task.bounds)
 
 
 def _auc(forget: pd.Series, holdout: pd.Series) -> float:
