@@ -123,9 +123,9 @@ def naive(model: torch.nn.Module, rows: list[list[int]], layout: str, batch_size
         batch = starts[first : first + size]
         longest = max(t for t, _ in batch)
         ids, mask = (torch.zeros(len(batch), longest, dtype=torch.long) for _ in range(2))
-        for place, (t, i) in enumerate(batch):
-            ids[place, longest - t :] = torch.tensor(rows[i][:t])
-            mask[place, longest - t :] = 1
+        for row, (t, i) in enumerate(batch):
+            ids[row, longest - t :] = torch.tensor(rows[i][:t])
+            mask[row, longest - t :] = 1
         generated = generate(model, ids, mask, length - min(t for t, _ in batch)).tolist()
         for (t, i), tokens in zip(batch, generated):
             shares[i].append(overlap(tokens[: length - t], rows[i][t:]))

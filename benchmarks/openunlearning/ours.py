@@ -39,7 +39,7 @@ LOW = {"loss", "zlib", "zlib_without_first_token"}
 
 
 def sequences(form: str, name: str, tokenizer: Any) -> Dataset:
-    """Load a set as plain texts (the first token is not scored) or as prompts and completions (prompts are not scored)."""
+    """Load a set as plain texts, with all tokens but the first scored, or as prompts and completions."""
     plain = load_sequences(resolve(f"embedded:{name}.jsonl"), tokenizer, prefix_tokens=1 if form == "text" else 50)
     if form == "text":
         return plain

@@ -48,7 +48,7 @@ def load_theirs(checkout):
 
 
 def load_tokenizer(folder):
-    """Load the tokenizer from its file: 4.45.1 lacks the class that its config names. It cleans up spaces by default."""
+    """Load the tokenizer from its file: 4.45.1 lacks the class that its config names. Cleans up spaces by default."""
     names = json.loads((folder / "tokenizer_config.json").read_text())
     tokens = {name: names[name] for name in ("bos_token", "eos_token", "pad_token")}
     return transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **tokens)

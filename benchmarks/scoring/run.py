@@ -7,8 +7,8 @@ The model has the size of GPT-Neo 125M (vocabulary 50,257) and random weights; s
 on those of the tokens, which are random unless `--rows` names some. Bare passes, scoring with the default metrics and
 scoring with all metrics are timed in turn, A B C A B C …, and medians are compared, because timings vary. Medians of
 processor time are reported as well; other processes affect them less. `--peak` measures the memory that scoring adds to
-the transformer without logits, at the vocabulary of Llama 3 (128,256). That the memory does not grow with the number of
-rows is tested in tests/scoring.
+the transformer without logits, at the vocabulary of Llama 3 (128,256). tests/pipeline/test_scoring_run.py tests
+that the memory does not grow with the number of rows.
 """
 
 from __future__ import annotations
