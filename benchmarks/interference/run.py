@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 
 from adapter_unlearn import assets, evaluate_interference, load_recipe, unlearn
-from adapter_unlearn.recipe import Permissions
+from adapter_unlearn.recipe import Data, Permissions
 
 PARTS = 3
 
@@ -43,7 +43,7 @@ def main() -> None:
             data = dataclasses.replace(recipe.data, forget=str(file))
             unlearn(dataclasses.replace(recipe, data=data, output_dir=str(run)))
     rows = evaluate_interference(
-        recipe.model, adapters, list(map(str, files)),
+        recipe.model, adapters, Data(forget=list(map(str, files))),
         output_dir=arguments.output_dir / "matrix", permissions=Permissions(overwrite=True),
     )  # fmt: skip
     perplexities = {}

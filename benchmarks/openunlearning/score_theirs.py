@@ -33,7 +33,7 @@ from adapter_unlearn.evaluation.forms import Measurement, Measuring, measure
 from adapter_unlearn.metrics import set_level
 from adapter_unlearn.models import load_base
 from adapter_unlearn.pipeline import loading
-from adapter_unlearn.recipe import Data, Model
+from adapter_unlearn.recipe import Data, Model, Permissions
 
 BUDGET = 1.05
 SETS = ("forget", "holdout", "validation")
@@ -103,9 +103,9 @@ def main() -> None:
     torch.set_num_threads(1)
     name = str(arguments.base_dir / "model")
     files = {key: str(arguments.base_dir / f"{key}.jsonl") for key in SETS}
-    sets, _ = loading.load(Model(name, quantization="none", dtype="float32"), Data(**files))
+    loaded = loading.load(Model(name, quantization="none", dtype="float32"), Data(**files), Permissions())
     model: Any = load_base(name, "none", "float32", device="cpu")
-    measuring = Measuring(sets)
+    measuring = Measuring(loaded.sets)
     base = measure(model, "base", [], measuring)
     test = load_sequences(arguments.base_dir / "test.jsonl")
     before = test_perplexity(model, test)

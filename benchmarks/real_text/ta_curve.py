@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from adapter_unlearn import negate_searched
+from adapter_unlearn.pipeline import ScaleSearch
 from adapter_unlearn.recipe import Data, Model
 
 SHIPPED = -3.0
@@ -28,7 +29,7 @@ def curve(run: Path, base: str) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as temporary:
         model = Model(f"{base}model" if embedded else f"{base}/model", dtype="float32")
         scales = [alpha / SHIPPED for alpha in ALPHAS]
-        folder, best = negate_searched(run, Path(temporary) / "scaled", model, Data(**files), scales=scales)
+        folder, best = negate_searched(run, Path(temporary) / "scaled", model, Data(**files), ScaleSearch(scales))
         rows = [json.loads(line) for line in (folder / "scale_search.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = [row | {"alpha": round(row.pop("scale") * SHIPPED, 4), "taken": False} for row in rows]
     for row in rows:
