@@ -28,12 +28,11 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from adapter_unlearn import load_sequences, scoring
+from adapter_unlearn.data import Sets
 from adapter_unlearn.evaluation.criteria import Criteria, count_outliers, criteria_of
 from adapter_unlearn.evaluation.forms import Measurement, Measuring, measure
 from adapter_unlearn.metrics import set_level
 from adapter_unlearn.models import load_base
-from adapter_unlearn.pipeline import loading
-from adapter_unlearn.recipe import Data, Model, Permissions
 
 BUDGET = 1.05
 SETS = ("forget", "holdout", "validation")
@@ -102,10 +101,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     name = str(arguments.base_dir / "model")
-    files = {key: str(arguments.base_dir / f"{key}.jsonl") for key in SETS}
-    loaded = loading.load(Model(name, quantization="none", dtype="float32"), Data(**files), Permissions())
+    sets = {key: load_sequences(arguments.base_dir / f"{key}.jsonl") for key in SETS}
     model: Any = load_base(name, "none", "float32", device="cpu")
-    measuring = Measuring(loaded.sets)
+    measuring = Measuring(Sets(**sets))
     base = measure(model, "base", [], measuring)
     test = load_sequences(arguments.base_dir / "test.jsonl")
     before = test_perplexity(model, test)
