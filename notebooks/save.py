@@ -1,7 +1,9 @@
-"""Run the notebooks and keep what they show: `python notebooks/save.py`, in the environment of `make notebooks`.
+"""Execute the notebooks and save them with their outputs.
 
-What is saved is what a reader shall see, and the same on every machine but for the figures: no times, no versions, no
-name of a machine. `make notebooks` runs them too, and keeps nothing.
+    python notebooks/save.py [NOTEBOOK ...]
+
+Run it in the environment of `make notebooks`, which executes the notebooks without saving them. Saved notebooks contain
+no execution times, versions or machine names, so that a new run changes only what the cells output.
 """
 
 import base64
@@ -20,22 +22,22 @@ METADATA = {
 
 
 def save(path: Path) -> None:
-    """Execute one notebook in its own folder and write it back with what its cells show."""
+    """Execute one notebook in its own folder and write it back with its outputs."""
     notebook = nbformat.read(path, as_version=4)
-    folder = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=folder, record_timing=False).execute()
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources, record_timing=False).execute()
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number:02}", nbformat.from_dict({})
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                output.data["image/png"] = smaller(output.data["image/png"])
+                output.data["image/png"] = reduce_colors(output.data["image/png"])
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
 
 
-def smaller(png: str) -> str:
-    """A drawing in 64 colours: to the eye the same, a fifth of the bytes."""
+def reduce_colors(png: str) -> str:
+    """Reduce a base64 PNG to 64 colors, which takes a fifth of the bytes without a visible difference."""
     stream = io.BytesIO()
     Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(64).save(stream, "png", optimize=True)
     return base64.b64encode(stream.getvalue()).decode()

@@ -1,19 +1,20 @@
-"""What EL_10 costs, beside the definition at its best: `generate` from every prefix, batched and with a KV cache.
+"""Compare the time that our EL_10 takes with `generate` from every prefix, batched and with a KV cache.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/extraction_likelihood/run.py --output extraction_likelihood.json
 
 Small models are trained on 32 rows of real text until their mean memorization accuracy is 0.3, 0.6 and 0.9. Two naive
-ways are timed:
+implementations of the definition are timed:
 
-- `reference`: all sequences cut at the same prefix length, one `generate` for each length, no padding. It is what the
-  reference implementations of the papers do, with all sequences in one batch.
-- `padded`: prefixes of neighbouring lengths together, padded on the left, in the fastest of several batch sizes. We
-  know of nobody who does so; it is the best that we could make of `generate`.
+- `reference`: all sequences are cut at the same prefix length, with one `generate` per length and no padding. The
+  papers' reference implementations do this; here all sequences are in one batch.
+- `padded`: prefixes of similar lengths share a batch and are padded on the left. Several batch sizes are tried and the
+  fastest is used. This is the fastest way to use `generate` that we found; we know of no implementation that does it.
 
-All ways alternate, A B C A B C …, and medians are compared, because machines are noisy. A naive way's work depends on
-number and length alone, so each of its repeats takes the model of another level, and there its values are compared
-with ours: rows may differ only where two logits are near a tie somewhere (float32, differences of rounding). A cell of
-the output is a (model, number, length, level); cells that the file already has are replaced, others kept.
+The implementations are timed in turn, A B C A B C …, and medians are compared, because timings vary. The work of a
+naive implementation depends only on the number and the length of the sequences, so each of its repeats uses the model
+of another level. On that model its values are compared with ours: sequences may differ only if two logits are almost
+equal somewhere (float32 rounding). A cell of the output is a (model, number, length, level). Cells that the output file
+already has are replaced; all other cells are kept.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ EL = "extraction_likelihood"
 
 
 def texts() -> list[list[int]]:
-    """Rows of 200 tokens of general text and records, cut from the embedded default's files."""
+    """Rows of 200 tokens of general text and records, cut from the files of the embedded default."""
     tokenizer = load_tokenizer("embedded:model")
     rows: list[list[int]] = []
     for name in ("test", "validation"):
@@ -60,7 +61,7 @@ def embedded() -> torch.nn.Module:
 
 
 def gpt_neo() -> torch.nn.Module:
-    """Four layers, every other one with local attention."""
+    """A GPT-Neo of four layers, every second one with local attention."""
     torch.manual_seed(0)
     config = GPTNeoConfig(
         vocab_size=3072, hidden_size=256, num_layers=4, num_heads=4, attention_types=[[["global", "local"], 2]],
@@ -81,12 +82,12 @@ def accuracy(model: torch.nn.Module, rows: list[list[int]]) -> float:
     return float(score(model, sequences_of(rows), ["memorization_accuracy"])["memorization_accuracy"].mean())
 
 
-def memorized(model: torch.nn.Module, rows: list[list[int]], levels: list[float]) -> dict[float, torch.nn.Module]:
-    """Copies of the model, each trained on the rows until its mean accuracy reaches a level."""
+def train_to_levels(model: torch.nn.Module, rows: list[list[int]], levels: list[float]) -> dict[float, torch.nn.Module]:
+    """Train the model on the rows; return a copy at each level of mean accuracy."""
     model.requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     ids = torch.tensor(rows)
-    found = {}
+    copies = {}
     for level in sorted(levels):
         while accuracy(model, rows) < level:
             model.train()
@@ -95,13 +96,14 @@ def memorized(model: torch.nn.Module, rows: list[list[int]], levels: list[float]
             loss.backward()
             optimizer.step()
             model.eval()
-        found[level] = copy.deepcopy(model).requires_grad_(False)
-    return {level: found[level] for level in levels}
+        copies[level] = copy.deepcopy(model).requires_grad_(False)
+    return {level: copies[level] for level in levels}
 
 
-def overlap(written: list[int], true: list[int]) -> float:
+def overlap(generated: list[int], true: list[int]) -> float:
+    """The share of the generated n-grams that occur in the true continuation."""
     grams = {tuple(true[i : i + N]) for i in range(len(true) - N + 1)}
-    return sum(tuple(written[i : i + N]) in grams for i in range(len(written) - N + 1)) / (len(true) - N + 1)
+    return sum(tuple(generated[i : i + N]) in grams for i in range(len(generated) - N + 1)) / (len(true) - N + 1)
 
 
 def generate(model: Any, ids: torch.Tensor, mask: torch.Tensor, new: int) -> torch.Tensor:
@@ -112,27 +114,27 @@ def generate(model: Any, ids: torch.Tensor, mask: torch.Tensor, new: int) -> tor
 
 
 def naive(model: torch.nn.Module, rows: list[list[int]], layout: str, batch_size: int) -> list[float]:
-    """EL_10 of rows of one length T, as defined: generate from each of the T - 10 prefixes."""
+    """EL_10 of rows of one length T by definition: generate from each of the T - 10 prefixes."""
     length = len(rows[0])
-    work = [(t, i) for t in range(1, length - N + 1) for i in range(len(rows))]
+    starts = [(t, i) for t in range(1, length - N + 1) for i in range(len(rows))]
     size = min(batch_size, len(rows)) if layout == "same" else batch_size
     shares: list[list[float]] = [[] for _ in rows]
-    for first in range(0, len(work), size):
-        some = work[first : first + size]
-        longest = max(t for t, _ in some)
-        ids, mask = torch.zeros(len(some), longest, dtype=torch.long), torch.zeros(len(some), longest, dtype=torch.long)
-        for place, (t, i) in enumerate(some):
-            ids[place, longest - t :] = torch.tensor(rows[i][:t])
-            mask[place, longest - t :] = 1
-        written = generate(model, ids, mask, length - min(t for t, _ in some)).tolist()
-        for (t, i), tokens in zip(some, written):
+    for first in range(0, len(starts), size):
+        batch = starts[first : first + size]
+        longest = max(t for t, _ in batch)
+        ids, mask = (torch.zeros(len(batch), longest, dtype=torch.long) for _ in range(2))
+        for row, (t, i) in enumerate(batch):
+            ids[row, longest - t :] = torch.tensor(rows[i][:t])
+            mask[row, longest - t :] = 1
+        generated = generate(model, ids, mask, length - min(t for t, _ in batch)).tolist()
+        for (t, i), tokens in zip(batch, generated):
             shares[i].append(overlap(tokens[: length - t], rows[i][t:]))
     return [sum(row) / len(row) for row in shares]
 
 
 def ours(model: torch.nn.Module, rows: list[list[int]]) -> list[float]:
-    found = measure(model, sequences_of(rows), [EL], batch_size=len(rows))
-    return [float(found[i][EL]) for i in range(len(rows))]
+    values = measure(model, sequences_of(rows), [EL], batch_size=len(rows))
+    return [float(values[i][EL]) for i in range(len(rows))]
 
 
 def timed(function: Callable[[], list[float]]) -> tuple[float, list[float]]:
@@ -154,10 +156,10 @@ def table(cells: list[dict[str, Any]]) -> str:
 def compare(
     name: str, models: dict[float, torch.nn.Module], rows: list[list[int]], padded: list[int], repeats: int
 ) -> list[dict[str, Any]]:
-    """A cell for each level."""
+    """Time all implementations; return one cell per level."""
     levels = list(models)
-    tried = {size: timed(partial(naive, models[levels[0]], rows, "padded", size))[0] for size in padded}
-    best = min(tried, key=tried.__getitem__)
+    seconds_by_size = {size: timed(partial(naive, models[levels[0]], rows, "padded", size))[0] for size in padded}
+    best = min(seconds_by_size, key=seconds_by_size.__getitem__)
     reference_s: list[float] = []
     padded_s: list[float] = []
     ours_s: dict[float, list[float]] = {level: [] for level in levels}
@@ -168,10 +170,10 @@ def compare(
         reference_s.append(seconds)
         padded_s.append(timed(partial(naive, models[level], rows, "padded", best))[0])
         for other in levels:
-            seconds, found = timed(partial(ours, models[other], rows))
+            seconds, own_values = timed(partial(ours, models[other], rows))
             ours_s[other].append(seconds)
             if other == level:
-                difference[level] = np.abs(np.array(values) - np.array(found))
+                difference[level] = np.abs(np.array(values) - np.array(own_values))
     naive_medians = statistics.median(reference_s), statistics.median(padded_s)
     return [
         {
@@ -184,7 +186,7 @@ def compare(
             "reference_seconds": [round(value, 2) for value in reference_s],
             "padded_seconds": [round(value, 2) for value in padded_s],
             "padded_batch_size": best,
-            "padded_tried": {str(size): round(value, 2) for size, value in tried.items()},
+            "padded_tried": {str(size): round(value, 2) for size, value in seconds_by_size.items()},
             "ratio_to_reference": round(naive_medians[0] / statistics.median(ours_s[level]), 1),
             "ratio_to_padded": round(naive_medians[1] / statistics.median(ours_s[level]), 1),
             "rows_equal": int((difference[level] < 1e-9).sum()) if level in difference else None,
@@ -200,29 +202,35 @@ def main() -> None:
     parser.add_argument("--levels", nargs="+", type=float, default=[0.9, 0.6, 0.3])
     parser.add_argument("--numbers", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 128, 200])
-    parser.add_argument("--padded", nargs="+", type=int, default=[128, 256, 512], help="batch sizes to try")
+    parser.add_argument(
+        "--padded",
+        nargs="+",
+        type=int,
+        default=[128, 256, 512],
+        help="batch sizes to try for the padded implementation",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    every = texts()
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    all_rows = texts()
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
-    if given.output and given.output.exists():
-        before = json.loads(given.output.read_text())["cells"]
+    if arguments.output and arguments.output.exists():
+        before = json.loads(arguments.output.read_text())["cells"]
         cells = {(c["model"], c["sequences"], c["tokens"], c["level"]): c for c in before}
-    for name in given.models:
-        models = memorized(MODELS[name](), every, given.levels)
-        ours(models[given.levels[0]], every[:2])
-        for number in given.numbers:
-            for length in given.lengths:
-                rows = [row[:length] for row in every[:number]]
-                for cell in compare(name, models, rows, given.padded, given.repeats):
+    for name in arguments.models:
+        models = train_to_levels(MODELS[name](), all_rows, arguments.levels)
+        ours(models[arguments.levels[0]], all_rows[:2])
+        for number in arguments.numbers:
+            for length in arguments.lengths:
+                rows = [row[:length] for row in all_rows[:number]]
+                for cell in compare(name, models, rows, arguments.padded, arguments.repeats):
                     cells[name, number, length, cell["level"]] = cell
                 print(table(list(cells.values())), flush=True)
-                if given.output:
-                    result = {"threads": given.threads, "torch": torch.__version__, "cells": list(cells.values())}
-                    given.output.write_text(json.dumps(result, indent=2) + "\n")
+                if arguments.output:
+                    result = {"threads": arguments.threads, "torch": torch.__version__, "cells": list(cells.values())}
+                    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Three deletion requests on the embedded default, an adapter each: which combination silences which texts?
+"""Train one adapter per deletion request, for three requests on the embedded default, and measure all combinations.
 
     python benchmarks/interference/run.py --output_dir RUNS --result benchmarks/results/interference.json
 
-The forget set is split in three, by turns, so that each part has records of every degree of memorization. Each adapter
-is `adapter_unlearn.unlearn` with the recipe of the demo and its own third; then `evaluate_interference`. What is done
-is not done again.
+The forget set is split into three parts; record i goes to part i modulo 3, so each part contains records of every
+degree of memorization. Each adapter is trained by `adapter_unlearn.unlearn` on its own part with the recipe of the
+demo. `evaluate_interference` then measures every combination of adapters on every part. Finished runs are reused.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import json
 from pathlib import Path
 
 from adapter_unlearn import assets, evaluate_interference, load_recipe, unlearn
-from adapter_unlearn.recipe import shipped
+from adapter_unlearn.recipe import Data, Permissions
 
 PARTS = 3
 
 
 def write_parts(folder: Path) -> list[Path]:
-    """The forget set's lines dealt out by turns."""
+    """Write the forget set as one file per request."""
     lines = Path(assets.resolve("embedded:forget.jsonl")).read_text(encoding="utf-8").splitlines(keepends=True)
     files = [folder / f"request-{i + 1}.jsonl" for i in range(PARTS)]
     for i, file in enumerate(files):
@@ -33,27 +33,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
-    given = parser.parse_args()
-    given.output_dir.mkdir(parents=True, exist_ok=True)
-    files = write_parts(given.output_dir)
-    recipe = load_recipe(shipped.path("tiny-cpu/sga.yaml"))
-    adapters = [given.output_dir / file.stem for file in files]
+    arguments = parser.parse_args()
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    files = write_parts(arguments.output_dir)
+    recipe = load_recipe(["models/tiny-cpu.yaml", "methods/sga.yaml"])
+    adapters = [arguments.output_dir / file.stem for file in files]
     for file, run in zip(files, adapters):
         if not (run / "summary.json").is_file():
             data = dataclasses.replace(recipe.data, forget=str(file))
             unlearn(dataclasses.replace(recipe, data=data, output_dir=str(run)))
     rows = evaluate_interference(
-        recipe.model.name, adapters, list(map(str, files)), recipe.model.quantization, recipe.model.dtype,
-        output_dir=given.output_dir / "matrix", overwrite=True,
+        recipe.model, adapters, Data(forget=list(map(str, files))),
+        output_dir=arguments.output_dir / "matrix", permissions=Permissions(overwrite=True),
     )  # fmt: skip
-    costs = {}
+    perplexities = {}
     for run in adapters:
         forms = json.loads((run / "summary.json").read_text(encoding="utf-8"))["forms"]
-        costs[run.name] = {
+        perplexities[run.name] = {
             form: {key: forms[form][f"{key}_perplexity"] for key in ("test", "holdout")} for form in forms
         }
-    given.result.write_text(
-        json.dumps({"matrix": rows.to_dict("records"), "perplexities": costs}, indent=2) + "\n", encoding="utf-8"
+    arguments.result.write_text(
+        json.dumps({"matrix": rows.to_dict("records"), "perplexities": perplexities}, indent=2) + "\n", encoding="utf-8"
     )
 
 

@@ -1,9 +1,9 @@
-"""Both sides next to one another: tables as JSON, and docs/openunlearning.md made of them.
+"""Compare the metrics of both packages: write the tables as JSON and print docs/openunlearning.md.
 
     python benchmarks/openunlearning/compare.py --ours ours.json --theirs theirs.json \\
         --output benchmarks/results/openunlearning.json > docs/openunlearning.md
 
-Ends with an error, and writes nothing, where values that should agree do not.
+If values differ where the definitions are the same, the script exits with an error and writes nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TOLERANCE = 2e-5
-"""What float32 leaves of two ways to compute one thing: logits carry errors of 1e-6, and Min-K++ divides by small
-numbers."""
+"""Largest difference that float32 rounding explains. Logits have errors of 1e-6; Min-K%++ divides by small numbers."""
 
 ZLIB_TOLERANCE = TOLERANCE / 100
-"""zlib divides the loss by the bytes of a text, 100 or so."""
+"""zlib divides the loss by the number of bytes of a text, about 100."""
 
 ONE_PAIR = 1 / (32 * 64)
-"""Of AUC: one forget and one holdout sequence that swap places."""
+"""Difference in AUC if one forget and one holdout sequence swap ranks."""
 
 FORMS = {"text": "text", "prompt": "prompt + text"}
 BOTH = tuple(FORMS)
@@ -31,7 +30,7 @@ AS_IS, APPENDED = "same tokens", "theirs gets one token more"
 
 
 class Side(NamedTuple):
-    """One way to put our metric beside theirs, for both forms of the data."""
+    """One comparison of our metric with theirs, in both forms of the data."""
 
     what: str
     ours: str
@@ -42,7 +41,7 @@ class Side(NamedTuple):
 
 
 def _last_left_out(name: str, label: str = "", ours: str = "") -> list[Side]:
-    """A metric of theirs that leaves out the last token: on the same tokens, and on one more than we score."""
+    """Compare a metric of theirs that leaves out the last token: on the same tokens, and with one token appended."""
     return [
         Side(f"{label}{AS_IS}", ours or name, "as_is", name),
         Side(f"{label}{APPENDED}", ours or name, "token_appended", name, BOTH),
@@ -167,10 +166,10 @@ with them.
 
 
 def row(side: Side, form: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """One line of a table."""
+    """One row of a table."""
     other = theirs[side.variant][side.theirs]
     mine, its = (np.concatenate([s["forget"], s["holdout"]]) for s in (by_name(ours["scores"], side.ours), other))
-    sign = -1 if side.theirs.startswith("min_k") else 1
+    sign = -1 if side.theirs.startswith("min_k") else 1  # their Min-K% scores have the opposite sign
     difference = np.abs(sign * mine - its)
     tolerance = ZLIB_TOLERANCE if side.theirs == "zlib" else TOLERANCE
     return {
@@ -193,7 +192,7 @@ def by_name(scores: dict[str, dict[str, list[float]]], metric: str) -> dict[str,
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """All tables, and what they were made from."""
+    """All tables, with the versions and the numbers of sequences that they are based on."""
     tables = {
         title: [row(side, form, ours["forms"][form], theirs["forms"][form]) for side in sides for form in side.shown_in]
         for title, (sides, _) in TABLES.items()
@@ -204,14 +203,15 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def disagreements(result: dict[str, Any]) -> list[str]:
-    """Where the definitions are the same and the values are not."""
-    found = []
+    """The rows in which the definitions are the same and the values differ."""
+    messages = []
     for title, lines in result["tables"].items():
         for line in lines:
-            apart = 0.0 if line["auc_theirs"] is None else abs(line["auc_ours"] - line["auc_theirs"])
-            if line["same_definition"] and (line["differ"] or apart > ONE_PAIR):
-                found.append(f"{title}, {line['what']}, {line['form']}: {line['max_difference']:.2g}, AUC {apart:.2g}")
-    return found
+            auc_difference = 0.0 if line["auc_theirs"] is None else abs(line["auc_ours"] - line["auc_theirs"])
+            if line["same_definition"] and (line["differ"] or auc_difference > ONE_PAIR):
+                where = f"{title}, {line['what']}, {line['form']}"
+                messages.append(f"{where}: {line['max_difference']:.2g}, AUC {auc_difference:.2g}")
+    return messages
 
 
 def page(result: dict[str, Any]) -> str:
@@ -230,7 +230,7 @@ def page(result: dict[str, Any]) -> str:
 
 
 def cells(line: dict[str, Any]) -> list[str]:
-    """A line of a table as text; an AUC of theirs is a dash where it has none."""
+    """The cells of a row as text; a missing AUC is a dash."""
     return [
         line["what"],
         FORMS[line["form"]],
@@ -251,8 +251,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     arguments = parser.parse_args()
     result = compare(*(json.loads(path.read_text(encoding="utf-8")) for path in (arguments.ours, arguments.theirs)))
-    if found := disagreements(result):
-        parser.exit(1, "\n".join(found) + "\n")
+    if messages := disagreements(result):
+        parser.exit(1, "\n".join(messages) + "\n")
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(page(result), end="")
 

@@ -1,9 +1,10 @@
-"""Our side of the comparison with OpenUnlearning: the token ids that both score, and our scores of them.
+"""Write our side of the comparison with OpenUnlearning: the token ids that both packages score, and our scores.
 
     python benchmarks/openunlearning/ours.py --output ours.json
 
-The embedded default in float32 on a CPU; its forget set, most of which it recites, against its holdout set, which it
-never read. Both once as plain texts and once with the first 50 tokens (half of a shorter text) as prompt.
+The model is the embedded default in float32 on a CPU. Its forget set, most of which it recites, is compared with its
+holdout set, which it never saw. Both sets are scored in two forms: as plain texts, and with the first 50 tokens (half
+of a shorter text) as prompt.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ METRICS = (
     "min_k_plus_plus", "zlib",
 )  # fmt: skip
 LOW = {"loss", "zlib", "zlib_without_first_token"}
-"""Those that are low where the text is memorized."""
+"""Metrics that are low for memorized texts."""
 
 
 def sequences(form: str, name: str, tokenizer: Any) -> Dataset:
-    """A set as plain texts, everything after the first token scored, or split in two, only the second part scored."""
+    """Load a set as plain texts, with all tokens but the first scored, or as prompts and completions."""
     plain = load_sequences(resolve(f"embedded:{name}.jsonl"), tokenizer, prefix_tokens=1 if form == "text" else 50)
     if form == "text":
         return plain
@@ -47,12 +48,12 @@ def sequences(form: str, name: str, tokenizer: Any) -> Dataset:
     return load_sequences(rows, tokenizer)
 
 
-def scored(model: torch.nn.Module, rows: Dataset, tokenizer: Any) -> pd.DataFrame:
-    """Our metrics of each row; those that only the comparison needs, too: k = 0.4, zlib without the first token."""
+def score_all(model: torch.nn.Module, rows: Dataset, tokenizer: Any) -> pd.DataFrame:
+    """Our metrics per row, with those that only this comparison needs: k = 0.4, and zlib without the first token."""
     at_40: dict[int, tuple[float, float]] = {}
 
-    def observe(index: int, seen: Predictions) -> None:
-        at_40[index] = min_k(seen, 0.4), min_k_plus_plus(seen, 0.4)
+    def observe(index: int, predictions: Predictions) -> None:
+        at_40[index] = min_k(predictions, 0.4), min_k_plus_plus(predictions, 0.4)
 
     frame = score(model, rows, METRICS, observe=observe)
     assert frame["note"].eq("").all()
@@ -62,26 +63,26 @@ def scored(model: torch.nn.Module, rows: Dataset, tokenizer: Any) -> pd.DataFram
     return frame.drop(columns=["n_tokens", "note"])
 
 
-def areas(forget: pd.DataFrame, holdout: pd.DataFrame) -> dict[str, float]:
-    """AUC of every column."""
-    found = membership(forget, holdout).set_index("metric")["auc"].to_dict()
-    for name in set(forget) - set(found) - {"id"}:
+def aucs(forget: pd.DataFrame, holdout: pd.DataFrame) -> dict[str, float]:
+    """The AUC of every metric."""
+    values = membership(forget, holdout).set_index("metric")["auc"].to_dict()
+    for name in set(forget) - set(values) - {"id"}:
         sign = -1 if name in LOW else 1
-        found[name] = auc_interval(sign * forget[name].to_numpy(), sign * holdout[name].to_numpy()).value
-    return found
+        values[name] = auc_interval(sign * forget[name].to_numpy(), sign * holdout[name].to_numpy()).value
+    return values
 
 
 def run() -> dict[str, Any]:
-    """Under `forms`, for each: what was scored, the scores of each set, and the AUC of each metric."""
+    """The token ids, the scores of each set and the AUC of each metric, by form under `forms`."""
     model, tokenizer = load_base(MODEL, "none", "float32", device="cpu"), load_tokenizer(MODEL)
     forms: dict[str, Any] = {}
     for form in FORMS:
         rows = {name: sequences(form, name, tokenizer) for name in SETS}
-        frames = {name: scored(model, rows[name], tokenizer) for name in SETS}
+        frames = {name: score_all(model, rows[name], tokenizer) for name in SETS}
         forms[form] = {
             "rows": {name: rows[name].select_columns(["input_ids", "scored_from"]).to_dict() for name in SETS},
             "scores": {name: frame.drop(columns="id").to_dict("list") for name, frame in frames.items()},
-            "auc": areas(*frames.values()),
+            "auc": aucs(*frames.values()),
         }
     versions = {"transformers": transformers.__version__, "torch": torch.__version__}
     return {"versions": versions, "forms": forms}

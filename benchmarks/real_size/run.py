@@ -1,11 +1,12 @@
-"""What scoring, a step of SGA and extraction likelihood cost on a model of real size, beside the bare passes.
+"""Compare the cost of scoring, of an SGA step and of extraction likelihood with bare passes of a full-size model.
 
     python benchmarks/real_size/run.py --result benchmarks/results/real_size.json                   # 8B, a GPU of 24 GB
-    python benchmarks/real_size/run.py --shape small --result small.json                            # anywhere
+    python benchmarks/real_size/run.py --shape small --result small.json                            # any machine
 
-The model has Llama 3.1 8B's shape and random weights, built in nf4 a layer at a time: what it says is noise, what it
-costs is not. Random weights memorize nothing, so extraction likelihood generates from every prefix: its worst case.
-Every figure is the median of `--repeats`; the bare pass and ours alternate.
+The model has the shape of Llama 3.1 8B and random weights, and is built in nf4 one layer at a time. Its outputs are
+noise, but their cost is that of a trained model. Random weights memorize nothing, so extraction likelihood generates
+from every prefix, which is its worst case. Every figure is the median of `--repeats`; bare and our own passes
+alternate.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from adapter_unlearn import load_sequences, models, scoring
 from adapter_unlearn.metrics import FORWARD
+from adapter_unlearn.recipe import Adapter
 from adapter_unlearn.scoring import greedy
 from adapter_unlearn.unlearning import methods, step
 
@@ -53,7 +55,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def build(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    """A model with random weights, its linear layers in nf4 but the output layer, never whole in full precision."""
+    """Build a model with random weights and all linear layers but the output layer in nf4.
+
+    The whole model never exists in full precision.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     for parent in list(model.modules()):
@@ -66,8 +71,8 @@ def build(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> torc
                 values = torch.ones if "norm" in type(module).__name__.lower() else _random
                 new = values(parameter.shape, device=device, dtype=dtype)
                 setattr(module, name, torch.nn.Parameter(new, requires_grad=False))
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)  # its buffers are computed, not loaded
-    model.is_loaded_in_4bit = True  # peft looks for it
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)  # its buffers are computed and not loaded
+    model.is_loaded_in_4bit = True  # peft checks this attribute
     model.config.use_cache = False
     return model.eval().requires_grad_(False)
 
@@ -98,21 +103,21 @@ def texts(number: int, length: int, vocabulary: int) -> Dataset:
     return load_sequences([{"id": str(i), "input_ids": row} for i, row in enumerate(rows)])
 
 
-class Watch:
-    """Times calls, and the most memory that was held while they ran."""
+class Meter:
+    """Measures the duration and the peak memory of calls."""
 
     def __init__(self, device: torch.device, repeats: int) -> None:
         self.device, self.repeats = device, repeats
 
     def pair(self, ours: Callable[[], Any], bare: Callable[[], Any], tokens: int) -> dict[str, float]:
-        """Medians of both, alternating, after one call of each that is not counted."""
+        """Medians of alternating calls of both; the first call of each is not counted."""
         seconds: dict[str, list[float]] = {"ours": [], "bare": []}
         peaks = {}
         for turn in range(self.repeats + 1):
             for name, call in (("ours", ours), ("bare", bare)):
-                took, peak = self.once(call)
+                duration, peak = self.once(call)
                 if turn:
-                    seconds[name].append(took)
+                    seconds[name].append(duration)
                     peaks[name] = peak
         median = {name: statistics.median(values) for name, values in seconds.items()}
         return {
@@ -122,14 +127,14 @@ class Watch:
         }  # fmt: skip
 
     def once(self, call: Callable[[], Any]) -> tuple[float, int]:
-        """Seconds, and the most bytes held."""
+        """Seconds and peak bytes of one call."""
         with self._peak() as peak:
             started = time.perf_counter()
             call()
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
-            took = time.perf_counter() - started
-        return took, peak[0]
+            duration = time.perf_counter() - started
+        return duration, peak[0]
 
     @contextmanager
     def _peak(self) -> Iterator[list[int]]:
@@ -139,30 +144,30 @@ class Watch:
             yield peak
             peak[0] = torch.cuda.max_memory_allocated()
             return
-        done = threading.Event()
+        stop = threading.Event()
 
-        def watch() -> None:
-            while not done.is_set():
-                peak[0] = max(peak[0], _held())
-                done.wait(0.02)
+        def sample() -> None:
+            while not stop.is_set():
+                peak[0] = max(peak[0], _resident())
+                stop.wait(0.02)
 
-        thread = threading.Thread(target=watch)
+        thread = threading.Thread(target=sample)
         thread.start()
         try:
             yield peak
         finally:
-            done.set()
+            stop.set()
             thread.join()
 
 
-def _held() -> int:
-    """Bytes of this process in memory."""
+def _resident() -> int:
+    """Resident bytes of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize()
 
 
 def bare_forward(model: torch.nn.Module, sequences: Dataset, batch_size: int) -> None:
-    """The model over the same batches, its logits thrown away."""
+    """Run the model over the same batches and discard the logits."""
     with torch.no_grad():
         for batch in scoring.batches(sequences, range(len(sequences)), batch_size):
             ids = torch.tensor(sequences[batch]["input_ids"], device=scoring.device_of(model))
@@ -170,14 +175,14 @@ def bare_forward(model: torch.nn.Module, sequences: Dataset, batch_size: int) ->
 
 
 def bare_step(model: torch.nn.Module, sequences: Dataset, batch_size: int) -> None:
-    """Forward, loss and backward as transformers do them: the logits of a whole batch exist, in float32."""
+    """Forward, loss and backward of transformers, which hold the float32 logits of a whole batch."""
     model.zero_grad()
     for batch in scoring.batches(sequences, range(len(sequences)), batch_size):
         ids = torch.tensor(sequences[batch]["input_ids"], device=scoring.device_of(model))
         scoring.plain(model)(input_ids=ids, labels=ids, use_cache=False).loss.backward()
 
 
-def measure_scoring(model: torch.nn.Module, sequences: Dataset, watch: Watch, batch_size: int) -> dict[str, Any]:
+def measure_scoring(model: torch.nn.Module, sequences: Dataset, meter: Meter, batch_size: int) -> dict[str, Any]:
     tokens = sum(map(len, sequences["input_ids"]))
 
     def score(metrics: tuple[str, ...]) -> Callable[[], Any]:
@@ -188,28 +193,28 @@ def measure_scoring(model: torch.nn.Module, sequences: Dataset, watch: Watch, ba
 
     forward = tuple(name for name in FORWARD if name not in ("zlib", "reference_loss_difference"))
     return {
-        "default_metrics": watch.pair(score(scoring.DEFAULT_METRICS), bare, tokens),
-        "all_forward_metrics": watch.pair(score(forward), bare, tokens),
+        "default_metrics": meter.pair(score(scoring.DEFAULT_METRICS), bare, tokens),
+        "all_forward_metrics": meter.pair(score(forward), bare, tokens),
     }
 
 
-def measure_step(model: Any, sequences: Dataset, watch: Watch, batch_size: int, checkpointing: bool) -> dict[str, Any]:
+def measure_step(model: Any, sequences: Dataset, meter: Meter, batch_size: int, checkpointing: bool) -> dict[str, Any]:
     models.train_through(model, checkpointing)
     model.train()
     optimizer = torch.optim.AdamW(step.trainable(model), 1e-4)
     (stage,) = methods.stages(methods.resolve({"name": "ga"}))
     parts = [step.Part(stage.terms[0], sequences, range(len(sequences)))]
     accelerator = Accelerator()
-    return watch.pair(
+    return meter.pair(
         lambda: step.take_step(model, optimizer, parts, batch_size, accelerator),
         lambda: bare_step(model, sequences, batch_size),
         sum(map(len, sequences["input_ids"])),
     )
 
 
-def measure_el(model: torch.nn.Module, sequences: Dataset, watch: Watch, batch_size: int) -> dict[str, Any]:
+def measure_el(model: torch.nn.Module, sequences: Dataset, meter: Meter, batch_size: int) -> dict[str, Any]:
     names = ["extraction_likelihood"]
-    result = watch.pair(
+    result = meter.pair(
         lambda: greedy.measure(model, sequences, names, batch_size),
         lambda: bare_forward(model, sequences, batch_size),
         sum(map(len, sequences["input_ids"])),
@@ -223,29 +228,33 @@ def main() -> None:
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch_size", type=int, default=8)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     device = Accelerator().device
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.manual_seed(0)
-    shape = SHAPES[given.shape]
-    watch = Watch(device, given.repeats)
+    shape = SHAPES[arguments.shape]
+    meter = Meter(device, arguments.repeats)
     model = build(LlamaConfig(**shape["config"]), device, dtype)
-    held = torch.cuda.memory_allocated() if device.type == "cuda" else _held()
+    model_bytes = torch.cuda.memory_allocated() if device.type == "cuda" else _resident()
     vocabulary = shape["config"]["vocab_size"]
     result: dict[str, Any] = {
-        "shape": given.shape, "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
-        "torch": torch.__version__, "dtype": str(dtype), "batch_size": given.batch_size, "repeats": given.repeats,
-        "model_bytes": held,
-    }  # fmt: skip
-    result["scoring"] = measure_scoring(model, texts(*shape["score"], vocabulary), watch, given.batch_size)
-    result["extraction_likelihood"] = measure_el(model, texts(*shape["el"], vocabulary), watch, given.batch_size)
-    adapted = models.attach(model, r=16, alpha=32)
+        "shape": arguments.shape,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
+        "torch": torch.__version__,
+        "dtype": str(dtype),
+        "batch_size": arguments.batch_size,
+        "repeats": arguments.repeats,
+        "model_bytes": model_bytes,
+    }
+    result["scoring"] = measure_scoring(model, texts(*shape["score"], vocabulary), meter, arguments.batch_size)
+    result["extraction_likelihood"] = measure_el(model, texts(*shape["el"], vocabulary), meter, arguments.batch_size)
+    adapted = models.attach(model, Adapter(r=16, alpha=32))
     forget = texts(*shape["step"], vocabulary)
     result["sga_step"] = {
-        "plain": measure_step(adapted, forget, watch, given.batch_size, checkpointing=False),
-        "checkpointing": measure_step(adapted, forget, watch, given.batch_size, checkpointing=True),
+        "plain": measure_step(adapted, forget, meter, arguments.batch_size, checkpointing=False),
+        "checkpointing": measure_step(adapted, forget, meter, arguments.batch_size, checkpointing=True),
     }
-    given.result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    arguments.result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
 
 

@@ -1,9 +1,8 @@
-"""Make the real-text base of the experiments: a small Llama that recites real texts to five degrees.
+"""Train the real-text base of the experiments: a small Llama that memorizes real texts to five degrees.
 
-A base trained on random tokens shows neither partial memorization nor collateral damage nor low outliers. This one
-has read ordinary text, and 64 extraction-like sequences 4, 8, 16, 32 or 64 times each. Everything an experiment needs
-beside it (holdout, retain, validation, test, a second forget set) is drawn here too, before training and without
-overlap.
+The base reads ordinary text, and 64 extraction-like sequences 4, 8, 16, 32 or 64 times each. A base trained on random
+tokens would show neither partial memorization nor collateral damage nor low outliers. All other sets of the experiments
+(holdout, retain, validation, test and a second forget set) are drawn here as well, before training and without overlap.
 
     python benchmarks/real_text/train_base.py --data_dir DATA --output_dir BASE [--split a|b] [--seed 0]
 """
@@ -41,19 +40,20 @@ DEGREES = (4, 8, 16, 32, 64)
 SEQUENCE_TOKENS, PREFIX_TOKENS, CONTEXT = 100, 50, 256
 PIECE_TOKENS, PIECE_TOKENS_MIN = 150, 100
 NGRAM = 20
-DEALING = ("forget_a", "holdout", "retain", "forget_b", "retain", "forget_a", "holdout", "forget_b", "retain")
-SIZES = {"forget_a": 64, "forget_b": 64, "holdout": 64, "validation": 12, "retain": 96}  # (the last two: at most)
-LEAST = {"validation": 8, "retain": 80}
+ASSIGNMENT = ("forget_a", "holdout", "retain", "forget_b", "retain", "forget_a", "holdout", "forget_b", "retain")
+SIZES = {"forget_a": 64, "forget_b": 64, "holdout": 64, "validation": 12, "retain": 96}  # the last two are maxima
+MINIMUM_SIZES = {"validation": 8, "retain": 80}
 GENERAL_SIZES = {"validation": 64, "test": 128, "retain": 192}
 HELD_OUT_TEXTS = {"wikitext.csv": 40, "pile.csv": 120}
 
 
 @dataclass(frozen=True)
 class Training:
-    """What decides how hard the base memorizes: many small steps, each repetition far from the last.
+    """The settings of the training, which decide how strongly the base memorizes.
 
-    Muon (torch 2.9 or later) on the layers' matrices, AdamW on the rest: at equal tokens AdamW alone stayed far behind
-    (after 300,000 tokens: validation perplexity 515 against 378, most repeated fifth at MA .13 against .44).
+    There are many small steps, and the repetitions of a sequence are far apart. Muon (torch 2.9 or later) trains the
+    matrices of the layers and AdamW all other weights. AdamW alone learns more slowly: after 300,000 tokens it reached
+    a validation perplexity of 515 instead of 378, and an MA of .13 instead of .44 on the most repeated fifth.
     """
 
     passes: int = 2
@@ -68,13 +68,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence of a file: a stable id and token ids of this base's own tokenizer."""
+    """A sequence: a stable id, and token ids of the base's own tokenizer."""
 
     id: str
     ids: list[int]
 
 
-# ---------------------------------------------------------------------------------------------------------- the draw
+# -------------------------------------------------------------------------------------------------------------- drawing
 
 
 def read_texts(path: Path) -> list[dict[str, str]]:
@@ -83,31 +83,32 @@ def read_texts(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def deal_extraction_texts(data_dir: Path, rng: random.Random) -> dict[str, list[tuple[str, str]]]:
-    """Deal whole texts to the parts, stratified by file and corpus, so that every part has the same mix of kinds.
+def assign_extraction_texts(data_dir: Path, rng: random.Random) -> dict[str, list[tuple[str, str]]]:
+    """Assign whole texts to the parts, stratified by file and corpus, so that every part has the same mix.
 
-    Both splits deal alike (same seed), so that what is tuned on split b has never met a text of split a's forget set.
+    With the same seed, both splits assign texts in the same way. Settings tuned on split b are therefore independent of
+    the forget set of split a.
     """
     strata: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name in ("lm_extraction_128_0.csv", "domain_main.csv"):
         for row in read_texts(data_dir / name):
             key = f"{name.split('_')[0]}-{row['corpus']}-{row['doc_id']}"
             strata.setdefault((name, row["corpus"]), []).append((key, row["text"]))
-    parts: dict[str, list[tuple[str, str]]] = {part: [] for part in DEALING}
+    parts: dict[str, list[tuple[str, str]]] = {part: [] for part in ASSIGNMENT}
     position = 0
     for stratum in sorted(strata):
         for text in rng.sample(strata[stratum], len(strata[stratum])):
-            parts[DEALING[position % len(DEALING)]].append(text)
+            parts[ASSIGNMENT[position % len(ASSIGNMENT)]].append(text)
             position += 1
     for part in parts.values():
         rng.shuffle(part)
     return parts
 
 
-def deal_general_texts(data_dir: Path, rng: random.Random) -> dict[str, list[tuple[str, str]]]:
-    """Hold whole texts back for validation and test; the rest trains.
+def assign_general_texts(data_dir: Path, rng: random.Random) -> dict[str, list[tuple[str, str]]]:
+    """Assign whole texts to validation and test; all others are training text.
 
-    Neighbouring wikitext rows continue one article, hence one contiguous stretch of the (rotated) file for each part.
+    Consecutive rows of wikitext belong to the same article, so each part is one contiguous range of the rotated file.
     """
     parts: dict[str, list[tuple[str, str]]] = {"validation": [], "test": [], "train": []}
     for name, count in HELD_OUT_TEXTS.items():
@@ -123,7 +124,7 @@ def deal_general_texts(data_dir: Path, rng: random.Random) -> dict[str, list[tup
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of 4096 entries; it adds no special token, as scoring starts at a text's first token."""
+    """Train a byte-level BPE of 4096 entries. It adds no special token: scoring starts at a text's first token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -138,7 +139,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokenize a text whole; the model's length limit is not the draw's concern."""
+    """Tokenize a whole text, whatever the length limit of the model."""
     return list(tokenizer(text, verbose=False)["input_ids"])
 
 
@@ -150,8 +151,8 @@ def ngrams(ids: list[int]) -> set[tuple[int, ...]]:
 class Draw:
     """Accepts rows that share no 20-gram with any row accepted before.
 
-    Boilerplate (licences, mail footers) stands in several texts: in two parts it would make a holdout row memorized,
-    and twice in the forget set it would blur the degrees.
+    Boilerplate, such as licenses and mail footers, occurs in several texts. In two parts it would make a holdout row
+    memorized, and twice in the forget set it would change the number of repetitions.
     """
 
     def __init__(self) -> None:
@@ -159,7 +160,7 @@ class Draw:
         self.dropped: dict[str, int] = {}
 
     def accept(self, part: str, ids: list[int]) -> bool:
-        """Take the row in, or count it as dropped from its part."""
+        """Accept the row, or count it as dropped from its part."""
         own = ngrams(ids)
         if own & self.seen:
             self.dropped[part] = self.dropped.get(part, 0) + 1
@@ -167,8 +168,8 @@ class Draw:
         self.seen |= own
         return True
 
-    def fill(self, part: str, rows: Iterator[Row], size: int, least: int | None = None) -> list[Row]:
-        """Take the first `size` acceptable rows (at least `least`), leaving the rest to the next caller."""
+    def fill(self, part: str, rows: Iterator[Row], size: int, minimum: int | None = None) -> list[Row]:
+        """Take the first `size` acceptable rows, or at least `minimum`; the rest stays in the iterator."""
         taken: list[Row] = []
         while len(taken) < size:
             row = next(rows, None)
@@ -176,15 +177,15 @@ class Draw:
                 break
             if self.accept(part, row.ids):
                 taken.append(row)
-        if len(taken) < (size if least is None else least):
+        if len(taken) < (size if minimum is None else minimum):
             raise SystemExit(
-                f"{part}: only {len(taken)} of {size} rows without a shared {NGRAM}-gram; try another --seed"
+                f"{part}: only {len(taken)} of {size} rows share no {NGRAM}-gram with other rows; try another --seed"
             )
         return taken
 
 
 def windows(tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, str]]) -> Iterator[Row]:
-    """The first 100 tokens of every text that has as many."""
+    """The first 100 tokens of every text that is long enough."""
     for key, text in texts:
         ids = encode(tokenizer, text)[:SEQUENCE_TOKENS]
         if len(ids) == SEQUENCE_TOKENS:
@@ -192,7 +193,7 @@ def windows(tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, str]]) ->
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, str]]) -> Iterator[Row]:
-    """The first 100 to 150 tokens of every text: one piece a text keeps the sets varied."""
+    """The first 100 to 150 tokens of every text; one piece per text keeps the sets diverse."""
     for key, text in texts:
         ids = encode(tokenizer, text)[:PIECE_TOKENS]
         if len(ids) >= PIECE_TOKENS_MIN:
@@ -201,7 +202,7 @@ def pieces(tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, str]]) -> 
 
 @dataclass(frozen=True)
 class Sets:
-    """All that is drawn: the rows of each file, the general documents to train on, and what was dropped."""
+    """The rows of each file, the training rows of the same kind, the general documents, and the drop counts."""
 
     files: dict[str, list[Row]]
     same_kind: list[Row]
@@ -215,13 +216,13 @@ def draw_sets(
     general: dict[str, list[tuple[str, str]]],
     split: str,
 ) -> Sets:
-    """Draw every file, then drop the general documents that share a 20-gram with any of them."""
+    """Draw the rows of every file, then drop the general documents that share a 20-gram with any of them."""
     draw = Draw()
     iterators = {part: windows(tokenizer, texts) for part, texts in kind.items()}
-    # The validation's rows of the forget set's kind are texts left over by the holdout and by the other forget set.
+    # Validation rows of the forget set's kind come from the texts that holdout and the other forget set did not use.
     other = "b" if split == "a" else "a"
     iterators["validation"] = itertools.chain(iterators["holdout"], iterators[f"forget_{other}"])
-    rows = {part: draw.fill(part, iterators[part], size, LEAST.get(part)) for part, size in SIZES.items()}
+    rows = {part: draw.fill(part, iterators[part], size, MINIMUM_SIZES.get(part)) for part, size in SIZES.items()}
     unseen = {
         part: draw.fill(part, pieces(tokenizer, general[part]), GENERAL_SIZES[part]) for part in ("validation", "test")
     }
@@ -247,7 +248,7 @@ def draw_sets(
 
 
 def assert_disjoint(sets: Sets) -> None:
-    """No 20-gram stands in two files; none of an unseen file in anything trained on."""
+    """Assert that files share no 20-gram with each other, and that unseen files share none with the training text."""
     grams = {name: set().union(*(ngrams(row.ids) for row in rows)) for name, rows in sets.files.items()}
     names = sorted(grams)
     for index, name in enumerate(names):
@@ -258,14 +259,14 @@ def assert_disjoint(sets: Sets) -> None:
         assert not grams[name] & trained, f"{name} and the general training text share a {NGRAM}-gram"
 
 
-# ------------------------------------------------------------------------------------------------------- the training
+# ------------------------------------------------------------------------------------------------------------- training
 
 
 def training_rows(sets: Sets, passes: int, end: int, rng: random.Random, forget: bool = True) -> list[list[int]]:
-    """Contexts in random order: a repeated sequence stands at the start of one and general text fills the rest.
+    """Training contexts in random order: some start with a repeated sequence, and general text fills the rest.
 
-    From the start, because scoring gives the model a sequence alone and without bos. Without the forget set it is the
-    model that unlearning is to come near: all the rest is read as often.
+    A sequence stands at the start because scoring gives the model the sequence alone, without BOS. Without the forget
+    set, everything else is read as often; the resulting model is the target of unlearning.
     """
     heads = [row.ids for index, row in enumerate(sets.files["forget"]) for _ in range(DEGREES[index % len(DEGREES)])]
     heads = heads if forget else []
@@ -276,7 +277,7 @@ def training_rows(sets: Sets, passes: int, end: int, rng: random.Random, forget:
             stream += [*document, end]
     filler = sum(CONTEXT - len(head) - 1 for head in heads)
     plain = (len(stream) - filler) // CONTEXT
-    assert plain > 0, "not enough general text beside the repeated sequences"
+    assert plain > 0, "there is not enough general text to fill the contexts of the repeated sequences"
     contexts = [[*head, end] for head in heads] + [[] for _ in range(plain)]
     rng.shuffle(contexts)
     position = 0
@@ -288,7 +289,7 @@ def training_rows(sets: Sets, passes: int, end: int, rng: random.Random, forget:
 
 
 def new_model(end: int, pad: int) -> LlamaForCausalLM:
-    """A Llama of 2.1 M parameters; every size is a multiple of 64 (4-bit on AVX-512 is wrong otherwise)."""
+    """A Llama of 2.1 M parameters. Every size is a multiple of 64, which 4-bit layers on AVX-512 need."""
     config = LlamaConfig(
         vocab_size=4096,
         hidden_size=192,
@@ -306,7 +307,7 @@ def new_model(end: int, pad: int) -> LlamaForCausalLM:
 
 
 def rate_factor(step: int, steps: int, training: Training) -> float:
-    """Warm up, then decay by a cosine to a tenth: late repetitions still count."""
+    """Warm-up, then cosine decay to a tenth, so that late repetitions still have an effect."""
     if step < training.warmup_steps:
         return (step + 1) / training.warmup_steps
     progress = (step - training.warmup_steps) / max(1, steps - training.warmup_steps)
@@ -314,7 +315,7 @@ def rate_factor(step: int, steps: int, training: Training) -> float:
 
 
 def new_optimizers(model: LlamaForCausalLM, training: Training) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the (tied) embedding and the norms."""
+    """Muon for the matrices of the layers, AdamW for the (tied) embedding and the norms."""
     matrices = [weight for name, weight in model.named_parameters() if weight.dim() == 2 and ".layers." in name]
     others = [weight for name, weight in model.named_parameters() if weight.dim() != 2 or ".layers." not in name]
     return [
@@ -332,7 +333,7 @@ def train(model: LlamaForCausalLM, contexts: list[list[int]], training: Training
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, training))
         for optimizer in optimizers
     ]
-    began, losses = time.monotonic(), []
+    started, losses = time.monotonic(), []
     model.train()
     for step, batch in enumerate(data.split(training.batch_size)):
         logits = model(batch, use_cache=False).logits[:, :-1]
@@ -347,15 +348,15 @@ def train(model: LlamaForCausalLM, contexts: list[list[int]], training: Training
         losses.append(loss.item())
         if (step + 1) % 100 == 0 or step + 1 == steps:
             mean = sum(losses[-100:]) / len(losses[-100:])
-            print(f"step {step + 1}/{steps}  loss {mean:.3f}  {time.monotonic() - began:.0f} s", flush=True)
+            print(f"step {step + 1}/{steps}  loss {mean:.3f}  {time.monotonic() - started:.0f} s", flush=True)
 
 
-# -------------------------------------------------------------------------------------------------------- the figures
+# -------------------------------------------------------------------------------------------------------------- figures
 
 
 @torch.inference_mode()
 def score_rows(model: torch.nn.Module, rows: list[Row]) -> list[dict[str, Any]]:
-    """One teacher-forced forward a row: hits, total loss, and whether all after the first 50 tokens is reproduced."""
+    """Score each row by one teacher-forced forward: accuracy, total loss, and whether all tokens after 50 are hits."""
     model.eval()
     scores = []
     for row in rows:
@@ -375,7 +376,7 @@ def score_rows(model: torch.nn.Module, rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def mean_of(scores: list[dict[str, Any]], key: str) -> float:
-    """Mean of one figure over the rows."""
+    """The mean of one figure over the rows."""
     return sum(score[key] for score in scores) / len(scores)
 
 
@@ -385,7 +386,7 @@ def perplexity(scores: list[dict[str, Any]]) -> float:
 
 
 def forget_figures(scores: list[dict[str, Any]], low: float, high: float) -> dict[str, Any]:
-    """The figures of the forget set, or of one degree of it, against the holdout's bounds."""
+    """The figures of the forget set, or of one degree of repetition, with outliers by the bounds of the holdout set."""
     accuracies = [score["memorization_accuracy"] for score in scores]
     return {
         "n": len(scores),
@@ -400,7 +401,7 @@ def forget_figures(scores: list[dict[str, Any]], low: float, high: float) -> dic
 
 
 def figures(model: torch.nn.Module, sets: Sets) -> dict[str, Any]:
-    """All figures of one form of the base: holdout and its bounds, forget set whole and by degree, perplexities."""
+    """All figures of one form of the base: holdout set, forget set as a whole and by degree, perplexities."""
     holdout = score_rows(model, sets.files["holdout"])
     accuracies = torch.tensor([score["memorization_accuracy"] for score in holdout], dtype=torch.float64)
     low, high = (float(accuracies.quantile(level)) for level in (0.05, 0.95))
@@ -427,7 +428,7 @@ def figures(model: torch.nn.Module, sets: Sets) -> dict[str, Any]:
 def load_nf4(folder: Path) -> torch.nn.Module:
     """Load the saved base in nf4 with double quantization, as the experiments do.
 
-    On CPUs with AVX512-BF16 an eval forward would repack the 4-bit weights, and later gradients would be wrong.
+    On CPUs with AVX512-BF16, an eval forward would repack the 4-bit weights and make later gradients wrong.
     """
     config = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -445,7 +446,7 @@ def load_nf4(folder: Path) -> torch.nn.Module:
 
 
 def print_figures(form: str, stats: dict[str, Any]) -> None:
-    """A table by degree, for the eye."""
+    """Print the figures of one form as a table by degree."""
     holdout = stats["holdout"]
     print(f"\n{form}: holdout MA {holdout['memorization_accuracy_mean']:.3f}, 95 % {holdout['quantile_95']:.3f}")
     print(f"{'repeats':>8} {'n':>3} {'MA':>6} {'min':>6} {'max':>6} {'high':>5} {'extractable':>12}")
@@ -456,44 +457,44 @@ def print_figures(form: str, stats: dict[str, Any]) -> None:
     print("perplexity:", ", ".join(f"{name} {value:.1f}" for name, value in stats["perplexity"].items()))
 
 
-# ----------------------------------------------------------------------------------------------------------- the whole
+# ----------------------------------------------------------------------------------------------------------- the script
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """One json object a line: id, input_ids."""
+    """Write one JSON object per line, with id and input_ids."""
     lines = (json.dumps({"id": row.id, "input_ids": row.ids}) + "\n" for row in rows)
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def save_model(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sample: str) -> None:
-    """Save the base, and make sure that what is loaded again tokenizes alike."""
+    """Save the base, and assert that the reloaded tokenizer gives the same tokens."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    again = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    assert encode(again, sample) == encode(tokenizer, sample), "the saved tokenizer differs"
-    assert again.eos_token_id == again.bos_token_id != again.pad_token_id
+    reloaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    assert encode(reloaded, sample) == encode(tokenizer, sample), "the saved tokenizer differs"
+    assert reloaded.eos_token_id == reloaded.bos_token_id != reloaded.pad_token_id
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder of the csv files")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder with the csv files")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the model and the row files")
-    parser.add_argument("--split", choices=("a", "b"), default="a", help="which of the two forget sets is memorized")
-    parser.add_argument("--without_forget", action="store_true", help="train on all but the forget set")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw and of the training")
+    parser.add_argument("--split", choices=("a", "b"), default="a", help="the forget set to memorize")
+    parser.add_argument("--without_forget", action="store_true", help="train on everything but the forget set")
+    parser.add_argument("--seed", type=int, default=0, help="seed of drawing and training")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Draw, train, save, measure."""
+    """Draw the sets, train the base, save it, and measure it."""
     arguments = parse_arguments()
-    began, training = time.monotonic(), Training()
+    started, training = time.monotonic(), Training()
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
     rng = random.Random(arguments.seed)
-    kind = deal_extraction_texts(arguments.data_dir, rng)
-    general = deal_general_texts(arguments.data_dir, rng)
+    kind = assign_extraction_texts(arguments.data_dir, rng)
+    general = assign_general_texts(arguments.data_dir, rng)
     trained_kind = kind[f"forget_{arguments.split}"] + kind["retain"]
     tokenizer = train_tokenizer(text for _, text in trained_kind + general["train"])
     sets = draw_sets(tokenizer, kind, general, arguments.split)
@@ -501,13 +502,13 @@ def main() -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for name, rows in sets.files.items():
         write_rows(arguments.output_dir / f"{name}.jsonl", rows)
-    near = sets.files["retain"]
-    near = near[: len(sets.same_kind)] + near[len(sets.same_kind) :: 4]  # two thirds of the forget set's kind
+    retain = sets.files["retain"]
+    near = retain[: len(sets.same_kind)] + retain[len(sets.same_kind) :: 4]  # two thirds are of the forget set's kind
     write_rows(arguments.output_dir / "retain_near.jsonl", near)
 
     model = new_model(tokenizer.eos_token_id, tokenizer.pad_token_id)
     parameters = sum(weight.numel() for weight in model.parameters())
-    print(f"{parameters} parameters, {len(contexts)} contexts of {CONTEXT}, dropped for overlap: {sets.dropped}")
+    print(f"{parameters} parameters, {len(contexts)} contexts of {CONTEXT} tokens, dropped for overlap: {sets.dropped}")
     train(model, contexts, training)
     folder = arguments.output_dir / "model"
     save_model(folder, model, tokenizer, general["test"][0][1])
@@ -523,7 +524,7 @@ def main() -> None:
         "rows": {name: len(rows) for name, rows in sets.files.items()},
         "dropped": sets.dropped,
         "forms": {form: figures(loaded, sets) for form, loaded in forms.items()},
-        "seconds": round(time.monotonic() - began),
+        "seconds": round(time.monotonic() - started),
     }
     (arguments.output_dir / "stats.json").write_text(json.dumps(stats, indent=1) + "\n", encoding="utf-8")
     for form, result in stats["forms"].items():

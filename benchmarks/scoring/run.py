@@ -1,13 +1,14 @@
-"""What scoring costs beside the bare forward passes, and what memory it adds at a large vocabulary.
+"""Compare the cost of scoring with that of bare forward passes, and measure its peak memory at a large vocabulary.
 
     python benchmarks/scoring/run.py --number 64 --output scoring.json
     python benchmarks/scoring/run.py --peak
 
-The model has the size of GPT-Neo 125M (vocabulary 50257) and random weights: speed does not depend on their values, nor
-on those of the tokens, which are random unless --rows gives some. Bare passes, scoring with the default metrics and
-with all of them alternate, A B C A B C …, and medians are compared, because machines are noisy; those of processor time
-as well, which a busy neighbour disturbs less. Peak memory is measured apart, at Llama 3's vocabulary of 128,256, beside
-the transformer's own without logits. That it does not grow with the rows is a slow test in tests/test_scoring.py.
+The model has the size of GPT-Neo 125M (vocabulary 50,257) and random weights; speed depends neither on their values nor
+on those of the tokens, which are random unless `--rows` names some. Bare passes, scoring with the default metrics and
+scoring with all metrics are timed in turn, A B C A B C …, and medians are compared, because timings vary. Medians of
+processor time are reported as well; other processes affect them less. `--peak` measures the memory that scoring adds to
+the transformer without logits, at the vocabulary of Llama 3 (128,256). tests/pipeline/test_scoring_run.py tests
+that the memory does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def build_model() -> torch.nn.Module:
 
 
 def build_wide_model() -> torch.nn.Module:
-    """Few layers and a large vocabulary, so that the logits are what matters; in bfloat16, as it would be."""
+    """A model of few layers and a large vocabulary in bfloat16, whose memory is mostly logits."""
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=128256, hidden_size=512, intermediate_size=1024, num_hidden_layers=2)
     return AutoModelForCausalLM.from_config(config).bfloat16().eval()
 
 
 def bare_passes(model: torch.nn.Module, rows: list[list[int]], batch_size: int) -> None:
-    """Every row through the model once, logits thrown away."""
+    """Run every row through the model once and discard the logits."""
     with torch.no_grad():
         for start in range(0, len(rows), batch_size):
             ids = torch.tensor(rows[start : start + batch_size])
@@ -55,22 +56,22 @@ def bare_passes(model: torch.nn.Module, rows: list[list[int]], batch_size: int) 
 
 
 def timed(action: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock, and of processor time over all threads."""
+    """Seconds of wall-clock time, and of processor time over all threads."""
     clock, processor = time.perf_counter(), time.process_time()
     action()
     return time.perf_counter() - clock, time.process_time() - processor
 
 
 def resident(kind: str) -> int:
-    """Resident bytes of this process: VmRSS now, VmHWM at most since it was last reset (Linux)."""
+    """Resident bytes of this process (Linux): VmRSS is the current value, VmHWM the maximum since the last reset."""
     return int(re.search(rf"{kind}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 def peak(action: Callable[[], object]) -> int:
-    """Resident bytes that it adds at most, once it has run before: imports and caches are not its own."""
+    """Peak of the resident bytes that an action adds. It runs once before, to exclude imports and caches."""
     action()
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # gives back what is free, or nobody could say who uses it
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns free memory to the system, so that it does not count
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     action()
@@ -78,7 +79,7 @@ def peak(action: Callable[[], object]) -> int:
 
 
 def above_the_transformer(sequences: Dataset, batch_size: int) -> dict[str, int]:
-    """What is scored -> bytes that it adds at most beyond the transformer alone, at a vocabulary of 128,256."""
+    """Metrics -> peak bytes that scoring adds to the transformer alone, at a vocabulary of 128,256."""
     model = build_wide_model()
     sequences = sequences.select(range(batch_size))
     ids = torch.tensor(sequences["input_ids"][:])
@@ -88,13 +89,13 @@ def above_the_transformer(sequences: Dataset, batch_size: int) -> dict[str, int]
             model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
     nucleus = {"sampling": Sampling(top_k=None, top_p=0.9)}
-    scored: dict[str, Callable[[], object]] = {
+    actions: dict[str, Callable[[], object]] = {
         "default metrics": lambda: score(model, sequences, batch_size=batch_size),
         "all metrics": lambda: score(model, sequences, ["all"], batch_size),
         "all metrics, top-p without top-k": lambda: score(model, sequences, ["all"], batch_size, **nucleus),
     }
     alone = peak(transformer_alone)
-    return {name: peak(action) - alone for name, action in scored.items()}
+    return {name: peak(action) - alone for name, action in actions.items()}
 
 
 def load(paths: list[str] | None, number: int) -> Dataset:
@@ -106,48 +107,54 @@ def load(paths: list[str] | None, number: int) -> Dataset:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", nargs="+", help=".npy parts of rows of 200 token ids; random ones without")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", help=".npy files with rows of 200 token ids (default: random ids)")
     parser.add_argument("--number", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--peak", action="store_true", help="measure peak memory instead")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    if given.peak:
-        sequences = load(given.rows, given.batch_size)
-        result = {"bytes_above_the_transformer": above_the_transformer(sequences, given.batch_size)}
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.peak:
+        sequences = load(arguments.rows, arguments.batch_size)
+        result = {"bytes_above_the_transformer": above_the_transformer(sequences, arguments.batch_size)}
     else:
-        result = times(load(given.rows, given.number).select(range(given.number)), given)
+        result = times(load(arguments.rows, arguments.number).select(range(arguments.number)), arguments)
     print(json.dumps(result, indent=2))
-    if given.output:
-        given.output.write_text(json.dumps(result, indent=2) + "\n")
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def times(sequences: Dataset, given: argparse.Namespace) -> dict[str, object]:
+def times(sequences: Dataset, arguments: argparse.Namespace) -> dict[str, object]:
+    """Time bare passes and scoring in turn."""
     model = build_model()
     rows = [list(row) for row in sequences["input_ids"]]
     runs: dict[str, Callable[[], object]] = {
-        "bare": lambda: bare_passes(model, rows, given.batch_size),
-        "default": lambda: score(model, sequences, DEFAULT_METRICS, given.batch_size),
-        "all": lambda: score(model, sequences, ["all"], given.batch_size),
+        "bare": lambda: bare_passes(model, rows, arguments.batch_size),
+        "default": lambda: score(model, sequences, DEFAULT_METRICS, arguments.batch_size),
+        "all": lambda: score(model, sequences, ["all"], arguments.batch_size),
     }
-    bare_passes(model, rows[: given.batch_size], given.batch_size)
-    score(model, sequences.select(range(given.batch_size)), ["all"], given.batch_size)
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for _ in range(given.repeats):
+    bare_passes(model, rows[: arguments.batch_size], arguments.batch_size)
+    score(model, sequences.select(range(arguments.batch_size)), ["all"], arguments.batch_size)
+    timings: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(arguments.repeats):
         for name, run in runs.items():
-            taken[name].append(timed(run))
-    about = {"rows": given.number, "tokens": len(rows[0]), "batch_size": given.batch_size, "threads": given.threads}
-    return about | {
-        kind: compared({name: [both[i] for both in values] for name, values in taken.items()})
+            timings[name].append(timed(run))
+    setting = {
+        "rows": arguments.number,
+        "tokens": len(rows[0]),
+        "batch_size": arguments.batch_size,
+        "threads": arguments.threads,
+    }
+    return setting | {
+        kind: compare({name: [pair[i] for pair in values] for name, values in timings.items()})
         for i, kind in enumerate(("clock", "processor"))
     }
 
 
-def compared(seconds: dict[str, list[float]]) -> dict[str, object]:
+def compare(seconds: dict[str, list[float]]) -> dict[str, object]:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},

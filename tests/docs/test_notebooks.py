@@ -1,4 +1,4 @@
-"""The notebooks as a reader of the repository finds them. That they run is `make notebooks`."""
+"""Test the saved notebooks: outputs, metadata and links. `make notebooks` tests that they run."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MACHINE = re.compile(r"/(?:tmp|work|home|root|Users|private|mnt|opt|usr|var)\b|[A-Z]:\\|site-packages|0x[0-9a-f]{6,}")
 PROGRESS = re.compile(r"\d+%\||it/s|s/it|\r|\x1b")
+SILENT_CALLS = ("measure", "clear_output")
+"""Functions of the notebooks that are called for their effect and return nothing."""
 
-each = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
 def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def code(path):
+def code_cells(path):
     return [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
 
 
 def source(cell):
-    """A cell's Python, without the magic commands, which are none."""
+    """A cell's Python code without magic commands."""
     return "\n".join(line for line in "".join(cell["source"]).splitlines() if not line.startswith("%"))
 
 
-def shows_something(cell):
-    """Whether a cell prints, or ends in an expression, whose value a notebook shows."""
+def has_output(cell):
+    """Whether a cell prints, or ends in an expression whose value a notebook shows."""
     statements = ast.parse(source(cell)).body
-    printing = any(
+    prints = any(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
         for statement in statements
         if not isinstance(statement, ast.FunctionDef | ast.ClassDef)
         for node in ast.walk(statement)
     )
-    return printing or (isinstance(statements[-1], ast.Expr) and not is_plain_call(statements[-1]))
+    return prints or (isinstance(statements[-1], ast.Expr) and not is_silent_call(statements[-1]))
 
 
-def is_plain_call(statement):
-    """`look("name", model)`: a call of a function of the notebook's own, for what it does."""
-    return isinstance(statement.value, ast.Call) and getattr(statement.value.func, "id", "") in ("look", "clear_output")
+def is_silent_call(statement):
+    return isinstance(statement.value, ast.Call) and getattr(statement.value.func, "id", "") in SILENT_CALLS
 
 
 def outputs(path):
-    return [output for cell in code(path) for output in cell["outputs"]]
+    return [output for cell in code_cells(path) for output in cell["outputs"]]
 
 
 def texts(output):
-    """Every text of an output; pictures apart."""
+    """Every text of an output, without images."""
     if output["output_type"] == "stream":
         return ["".join(output["text"])]
     return ["".join(value) for kind, value in output["data"].items() if not kind.startswith("image/")]
@@ -63,22 +64,22 @@ def test_there_are_two_notebooks():
     assert len(NOTEBOOKS) == 2
 
 
-@each
-def test_each_cell_that_shows_something_was_run_and_kept(path):
-    silent = [cell["id"] for cell in code(path) if shows_something(cell) and not cell["outputs"]]
-    assert silent == []
-    assert [cell["execution_count"] for cell in code(path)] == list(range(1, len(code(path)) + 1))  # once, in order
+@each_notebook
+def test_cells_were_executed_once_in_order_and_their_outputs_saved(path):
+    missing = [cell["id"] for cell in code_cells(path) if has_output(cell) and not cell["outputs"]]
+    assert missing == []
+    assert [cell["execution_count"] for cell in code_cells(path)] == list(range(1, len(code_cells(path)) + 1))
 
 
-@each
+@each_notebook
 def test_no_cell_failed_or_warned(path):
     assert {output["output_type"] for output in outputs(path)} <= {"stream", "execute_result", "display_data"}
     assert [texts(output) for output in outputs(path) if output.get("name") == "stderr"] == []
     assert not re.search(r"Warning|Traceback", "".join(text for output in outputs(path) for text in texts(output)))
 
 
-@each
-def test_nothing_of_the_machine_it_ran_on_is_in_what_it_shows(path):
+@each_notebook
+def test_nothing_of_the_machine_is_saved(path):
     for output in outputs(path):
         for text in texts(output):
             assert MACHINE.search(text) is None
@@ -91,17 +92,24 @@ def test_nothing_of_the_machine_it_ran_on_is_in_what_it_shows(path):
     assert all(cell["metadata"] == {} for cell in notebook["cells"])
 
 
-@each
-def test_it_is_small_and_has_pictures(path):
+@each_notebook
+def test_it_is_small_and_has_images(path):
     assert path.stat().st_size < 400_000
-    pictures = [output["data"]["image/png"] for output in outputs(path) if "image/png" in output.get("data", {})]
-    assert len(pictures) >= 4
-    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+    images = [output["data"]["image/png"] for output in outputs(path) if "image/png" in output.get("data", {})]
+    assert len(images) >= 4
+    assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
 
 
-@each
+@each_notebook
 def test_it_writes_to_a_temporary_folder_only(path):
-    written = "\n".join(source(cell) for cell in code(path))
-    assert "temporary = tempfile.TemporaryDirectory(" in written
-    assert "work = Path(temporary.name)" in written
-    assert not re.search(r"""["'](?:runs/|\./|\.\./)""", written)
+    code = "\n".join(source(cell) for cell in code_cells(path))
+    assert "temporary = tempfile.TemporaryDirectory(" in code
+    assert "work = Path(temporary.name)" in code
+    assert not re.search(r"""["'](?:runs/|\./|\.\./)""", code)
+
+
+@each_notebook
+def test_links_to_files_resolve(path):
+    cells = ("".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
+    links = [link for cell in cells for link in re.findall(r"\]\(([^)#\s]+)", cell)]
+    assert all((FOLDER / link).is_file() for link in links if "://" not in link)
