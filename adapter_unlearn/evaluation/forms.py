@@ -18,6 +18,7 @@ from adapter_unlearn import models, scoring
 from adapter_unlearn.errors import InputError
 from adapter_unlearn.evaluation import utility
 from adapter_unlearn.metrics.prefixes import prefix_curve, worst_of
+from adapter_unlearn.recipe import Permissions
 from adapter_unlearn.weights import rounding
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def measure_merged(
     merged: Path,
     stacked: Measurement,
     how: Measuring,
+    trust_remote_code: bool = False,
 ) -> list[Measurement]:
     """Measure the forms that are made from merged weights.
 
@@ -178,7 +180,7 @@ def measure_merged(
     """
     befores: dict[Quantization, Measurement] = {base.quantization: stacked}
     carried = [base.adapter] if base.adapter else []
-    trust = base.trust_remote_code
+    trust = trust_remote_code
     measured = []
     for form in forms:
         quantization = quantization_of(form, base.quantization)
@@ -191,8 +193,8 @@ def measure_merged(
         found = measure(model, form, [], how)
         del model
         deltas = rounding.survival(
-            base.name, [*carried, *adapters], quantization, base.dtype, revision=base.revision,
-            trust_remote_code=trust, force=True,
+            base, [*carried, *adapters], quantization, base.dtype,
+            permissions=Permissions(force=True, trust_remote_code=trust),
         )  # fmt: skip
         before = befores[quantization]
         words = f"{base.dtype}, {'not quantized' if quantization == 'none' else quantization}"

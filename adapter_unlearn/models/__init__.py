@@ -1,6 +1,7 @@
-"""Base models and the adapters on them: load, attach, stack, activate, scale, save."""
+"""Load base models; attach, stack, activate, scale and save adapters on them."""
 
 from adapter_unlearn.models.adapters import (
+    FROZEN,
     active,
     adapter_names,
     add_finished,
@@ -29,6 +30,7 @@ from adapter_unlearn.models.modes import evaluating, generator
 from adapter_unlearn.models.processes import broadcast, gathered, share_of
 
 __all__ = [
+    "FROZEN",
     "Dtype",
     "Quantization",
     "active",

@@ -1,6 +1,6 @@
-"""Put adapters on a base model, switch them, scale them, and save them.
+"""Attach, stack, activate, scale and save adapters on a base model.
 
-Nothing here copies the model: with its adapters disabled, a model is its base, bit for bit.
+The model is never copied: with its adapters disabled it is its base, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,81 +23,72 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from adapter_unlearn.recipe import Adapter
 
-def attach(
-    base: PreTrainedModel,
-    r: int = 16,
-    alpha: float = 32.0,
-    dropout: float = 0.0,
-    target_modules: str | list[str] = "all-linear",
-    use_rslora: bool = False,
-    carried: str | Path | None = None,
-) -> PeftModel:
-    """Put a fresh LoRA adapter named `default` on the base; at first it changes nothing (B is zero).
+FROZEN = "frozen"
+"""The name on the model of a frozen base adapter, the recipe's `model.adapter`."""
+
+
+def attach(base: PreTrainedModel, adapter: Adapter, frozen_adapter: str | Path | None = None) -> PeftModel:
+    """Put a new LoRA adapter named `default` on the base. Its B is zero, so it changes nothing yet.
 
     Args:
         base: from load_base.
-        r: rank.
-        alpha: numerator of the scaling.
-        dropout: on the adapter's input.
-        target_modules: all-linear, or names.
-        use_rslora: scale by 1/sqrt(r) instead of 1/r.
-        carried: an adapter folder the model already carries; it stays frozen and active beneath.
+        adapter: rank, scaling, dropout and target modules.
+        frozen_adapter: folder of an adapter that is part of the base; it is loaded as `frozen`, and stays frozen and
+            active.
 
     Raises:
-        ModelError: a target module does not exist, or `carried` can't be loaded.
+        ModelError: a target module does not exist, or `frozen_adapter` can't be loaded.
     """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=target_modules,
-        use_rslora=use_rslora,
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        use_rslora=adapter.use_rslora,
     )
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft sets it right for Conv1D, and says so
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft corrects it for Conv1D and warns
             model = get_peft_model(base, config)
     except (ValueError, RuntimeError, re.error) as error:
         raise ModelError(f"recipe keys adapter.target_modules, adapter.r: {first_sentence(error)}") from error
-    if carried is not None:
-        _load_adapter(model, carried, "carried")
-        model.base_model.set_adapter(["carried", "default"])
-        for parameter_name, parameter in model.named_parameters():
-            parameter.requires_grad_(".default." in parameter_name)
+    if frozen_adapter is not None:
+        _load_adapter(model, frozen_adapter, FROZEN)
+        _activate(model, [FROZEN, "default"], {name for name, _ in model.named_parameters() if ".default." in name})
     return model
 
 
 def attach_next(model: PeftModel, name: str) -> None:
-    """Put one more fresh adapter on the model, shaped as `default`; it alone is trained, all others act as they did."""
+    """Put another new adapter with the configuration of `default` on the model, and make it the only trainable one.
+
+    The adapters that were active stay active.
+    """
     active_before = list(model.active_adapters)
     model.add_adapter(name, model.peft_config["default"])
-    model.base_model.set_adapter([*active_before, name])
-    for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad_(f".{name}." in parameter_name)
+    new = {parameter for parameter, _ in model.named_parameters() if f".{name}." in parameter}
+    _activate(model, [*active_before, name], new)
 
 
 def save_adapter(model: PeftModel, name: str, folder: str | Path) -> Path:
-    """Write one adapter of the model; return the folder it lies in, where plain PEFT finds it."""
+    """Write one adapter of the model; return the folder that plain PEFT loads it from."""
     model.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
     return Path(folder) if name == "default" else Path(folder) / name
 
 
 def add_finished(model: PeftModel, folder: str | Path, name: str) -> None:
-    """Load a finished adapter beside the others, frozen and not active. Raises ModelError where it does not fit."""
-    active_before = list(model.active_adapters)
-    trained = {parameter_name for parameter_name, p in model.named_parameters() if p.requires_grad}
+    """Load a finished adapter, frozen and inactive. Raises ModelError if it does not fit the model."""
+    active_before, trained = list(model.active_adapters), _trainable(model)
     _load_adapter(model, folder, name)
-    model.base_model.set_adapter(active_before)
-    for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter_name in trained)
+    _activate(model, active_before, trained)
 
 
 def set_scale(model: torch.nn.Module, name: str, factor: float) -> None:
-    """Let one adapter's delta count `factor` times: a setting of its layers, nothing is copied or changed."""
+    """Multiply one adapter's delta by `factor`; this is a setting of its layers, no weight is changed."""
     from peft.tuners.lora import LoraLayer
 
     for module in model.modules():
@@ -107,7 +98,7 @@ def set_scale(model: torch.nn.Module, name: str, factor: float) -> None:
 
 @contextmanager
 def scaled(model: torch.nn.Module, name: str, factor: float) -> Iterator[None]:
-    """Within, one adapter's delta counts `factor` times; before and after, once."""
+    """Multiply one adapter's delta by `factor` inside the block; the factor is 1 after it."""
     try:
         set_scale(model, name, factor)
         yield
@@ -116,11 +107,11 @@ def scaled(model: torch.nn.Module, name: str, factor: float) -> Iterator[None]:
 
 
 def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
-    """Put finished adapters on the base, all active at once, frozen.
+    """Put finished adapters on the base, all of them active and frozen.
 
     Args:
         base: from load_base.
-        adapters: folders, at least one; they get the names of `adapter_names`.
+        adapters: one folder or more; the adapters get the names of `adapter_names`.
 
     Raises:
         ModelError: a folder holds no PEFT adapter, or one that does not fit this base.
@@ -140,18 +131,17 @@ def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
 
 
 def adapter_names(number: int) -> list[str]:
-    """The names under which `stack` loads that many adapters."""
+    """The names that `stack` gives to this number of adapters."""
     return [f"adapter_{i}" for i in range(number)]
 
 
 @contextmanager
 def active(model: Any, names: Sequence[str]) -> Iterator[None]:
-    """Within, exactly these adapters act; with none the model is its base, bit for bit."""
+    """Make exactly these adapters active inside the block; with none, the model is its base, bit for bit."""
     if not hasattr(model, "peft_config"):
         yield
         return
-    before = list(model.active_adapters)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    before, trained = list(model.active_adapters), _trainable(model)
     try:
         if names:
             model.base_model.set_adapter(list(names))
@@ -160,25 +150,35 @@ def active(model: Any, names: Sequence[str]) -> Iterator[None]:
             with model.disable_adapter():
                 yield
     finally:
-        model.base_model.set_adapter(before)
-        for name, parameter in model.named_parameters():  # peft makes trainable what it activates or re-enables
-            parameter.requires_grad_(name in trained)
+        _activate(model, before, trained)
 
 
 def train_through(model: PeftModel, gradient_checkpointing: bool) -> None:
-    """Make the model ready for adapter training; with checkpointing, activations are recomputed layer by layer.
+    """Prepare the model for adapter training; with checkpointing, the backward pass recomputes activations.
 
-    prepare_model_for_kbit_training is not used: it upcasts embeddings and output layer to float32 (2.1 GB at 8B).
+    prepare_model_for_kbit_training is not used, because it upcasts embeddings and output layer to float32, which takes
+    2.1 GB more for a model of 8B parameters.
     """
     if not gradient_checkpointing:
         return
     base: Any = model.get_base_model()
-    # transformers renamed it in 5.2x; the older name warns there, the newer is missing before
+    # transformers renamed it in 5.2x: older versions lack the new name, newer versions warn about the old one
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     try:
         enable({"use_reentrant": False})
     except ValueError as error:
         raise ModelError(f"recipe key training.gradient_checkpointing: {first_sentence(error)}") from error
+
+
+def _trainable(model: Any) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _activate(model: Any, adapters: Sequence[str], trainable: set[str]) -> None:
+    """Set the active adapters and the trainable parameters; peft makes every adapter trainable that it activates."""
+    model.base_model.set_adapter(list(adapters))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
 
 
 def _load_adapter(model: PeftModel, folder: str | Path, name: str) -> None:
@@ -189,7 +189,7 @@ def _load_adapter(model: PeftModel, folder: str | Path, name: str) -> None:
 
 
 def _check_complete(model: PeftModel, folder: Path, name: str) -> None:
-    """Every tensor of the file must have found its place, and every place its tensor: peft only warns."""
+    """Refuse an adapter with missing or unexpected tensors, about which peft only warns."""
     from peft import get_peft_model_state_dict
 
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
@@ -211,9 +211,11 @@ def _adapter_folder(folder: str | Path) -> Path:
     try:
         config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{path}: adapter_config.json is no JSON; copy the adapter again") from error
+        raise ModelError(f"{path}: adapter_config.json is not valid JSON; copy the adapter again") from error
     if config.get("peft_type") != "LORA":
-        raise ModelError(f"{path}: a {config.get('peft_type')} adapter; only LoRA adapters can be stacked and measured")
+        raise ModelError(
+            f"{path}: is a {config.get('peft_type')} adapter; name a LoRA adapter, no other can be stacked"
+        )
     return path
 
 
