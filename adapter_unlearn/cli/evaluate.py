@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import jsonargparse
 
-from adapter_unlearn.cli.command import (
-    BASE,
-    PERMISSIONS,
-    Command,
-    add_flags,
-    add_output,
-    from_flags,
-    on_main_process,
-    parse,
-)
+from adapter_unlearn.cli import command
+from adapter_unlearn.cli.command import Command, from_flags, parse
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Utility
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Add the flags."""
-    add_flags(parser, BASE)
+    command.add_flags(parser, command.BASE)
     parser.add_argument("--adapter", nargs="+", required=True, help="adapter folders; several are active together")
-    add_flags(parser, ("holdout", "retain", "validation", "test", "forms", "metrics", "bounds"))
-    add_flags(parser, ("tasks", "replies", "limit"))
+    command.add_flags(parser, ("holdout", "retain", "validation", "test", "forms", "metrics", "bounds"))
+    command.add_flags(parser, ("tasks", "replies", "limit"))
     parser.add_argument(
         "--matrix", action="store_true",
         help="treat each --forget file as its own set, and evaluate every combination of adapters on every set",
     )  # fmt: skip
-    add_output(parser)
-    add_flags(parser, PERMISSIONS)
+    command.add_output(parser)
+    command.add_flags(parser, command.PERMISSIONS)
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
@@ -42,11 +34,11 @@ def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
 
     if values["matrix"]:
         rows = pipeline.evaluate_interference(model, adapters, data, evaluation.batch_size, output_dir, permissions)
-        if on_main_process():
+        if command.on_main_process():
             terminal.show_interference(rows)
         return
     report = pipeline.evaluate(model, adapters, data, evaluation, utility, output_dir, permissions)
-    if on_main_process():
+    if command.on_main_process():
         terminal.show_report(report)
 
 

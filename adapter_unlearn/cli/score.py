@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import jsonargparse
 
-from adapter_unlearn.cli.command import (
-    BASE,
-    PERMISSIONS,
-    Command,
-    add_flags,
-    add_output,
-    from_flags,
-    on_main_process,
-    parse,
-)
+from adapter_unlearn.cli import command
+from adapter_unlearn.cli.command import Command, from_flags, parse
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Add the flags."""
-    add_flags(parser, BASE)
+    command.add_flags(parser, command.BASE)
     parser.add_argument("--adapter", nargs="+", default=[], help="adapter folders; several are active together")
-    add_flags(parser, ["metrics"], metrics=None)
-    add_output(parser)
-    add_flags(parser, PERMISSIONS)
+    command.add_flags(parser, ["metrics"], metrics=None)
+    command.add_output(parser)
+    command.add_flags(parser, command.PERMISSIONS)
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
@@ -36,7 +28,7 @@ def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     model, data = from_flags(Model, values), from_flags(Data, values)
     evaluation, permissions = from_flags(Evaluation, values), from_flags(Permissions, values)
     overview = pipeline.score_files(model, data, values["adapter"], evaluation, values["output_dir"], permissions)
-    if on_main_process():
+    if command.on_main_process():
         terminal.show_scores(overview)
 
 

@@ -17,8 +17,7 @@ from adapter_unlearn import assets
 from adapter_unlearn.errors import OutputError, RecipeError, RunError, UserError
 from adapter_unlearn.evaluation import comparison, finished_run
 from adapter_unlearn.evaluation.comparison import Comparison, Failed
-from adapter_unlearn.pipeline import experiments, manifest, unlearning_run
-from adapter_unlearn.pipeline.common import check_output, files_of, new_accelerator, on_first_process
+from adapter_unlearn.pipeline import common, experiments, manifest, unlearning_run
 from adapter_unlearn.recipe import Permissions, load_recipe
 from adapter_unlearn.reporting import comparison as comparison_report
 from adapter_unlearn.runs import run_folder
@@ -74,7 +73,7 @@ def compare(
         log.info("%d of %d runs are done already", len(planned) - len(missing), len(planned))
 
     # run
-    accelerator = new_accelerator()
+    accelerator = common.new_accelerator()
     failed = _run(missing, permissions)
     failures = {one.folder for one in failed}
     done = [one for one in planned if one.recipe.output_dir not in failures]
@@ -91,7 +90,7 @@ def compare(
             comparison_report.write(folder, result, manifest.of_comparison(result.about))
 
     if output_dir is not None:
-        on_first_process(accelerator, write)
+        common.on_first_process(accelerator, write)
     return result
 
 
@@ -122,7 +121,7 @@ def _is_done(one: Planned, permissions: Permissions) -> bool:
     """
     folder = Path(one.recipe.output_dir)
     if not (folder / run_folder.MANIFEST).is_file():
-        check_output(folder, permissions, one.recipe.model, one.recipe.data, [])
+        common.check_output(folder, permissions, one.recipe.model, one.recipe.data, [])
         return False
     run = finished_run.read(folder)
     old = load_recipe(folder / "recipe.yaml")
@@ -143,7 +142,7 @@ def _is_done(one: Planned, permissions: Permissions) -> bool:
 def _changed_since(run: Finished, one: Planned) -> str | None:
     """A file or base of the run that has changed; a file by its time, because run folders keep no content."""
     made = datetime.fromisoformat(run.manifest["created"]).timestamp()
-    for name in files_of(one.recipe.data):
+    for name in common.files_of(one.recipe.data):
         path = Path(assets.resolve(name))
         if path.is_file() and path.stat().st_mtime > made + 1:
             return name

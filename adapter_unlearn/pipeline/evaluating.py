@@ -15,16 +15,7 @@ from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.evaluation.interference import interference
 from adapter_unlearn.evaluation.report import Report, build_report
 from adapter_unlearn.metrics import table
-from adapter_unlearn.pipeline import loading, manifest
-from adapter_unlearn.pipeline.common import (
-    check_mergeable,
-    check_output,
-    frozen_adapters,
-    load_stacked,
-    measure_merged,
-    new_accelerator,
-    write_folder,
-)
+from adapter_unlearn.pipeline import common, loading, manifest
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Recipe, Utility, checked
 from adapter_unlearn.reporting import interference as interference_report
 from adapter_unlearn.reporting import run as run_report
@@ -60,13 +51,13 @@ def evaluate(
     folders = [adapters] if isinstance(adapters, str | Path) else list(adapters)
     run = checked(Recipe(model, data, evaluation=evaluation))
     table.resolve(evaluation.metrics)
-    check_output(output_dir, permissions, model, data, folders)
-    check_mergeable(model, evaluation.forms, permissions)
-    accelerator = new_accelerator()
+    common.check_output(output_dir, permissions, model, data, folders)
+    common.check_mergeable(model, evaluation.forms, permissions)
+    accelerator = common.new_accelerator()
 
     # load
     loaded = loading.load(model, data, permissions)
-    stacked = load_stacked(model, folders, permissions)
+    stacked = common.load_stacked(model, folders, permissions)
     base = manifest.base_identity(model, stacked)
 
     # score
@@ -74,13 +65,13 @@ def evaluate(
     if utility.tasks or utility.replies is not None:
         tokenizer = models.load_tokenizer(model.name, model.revision, permissions.trust_remote_code)
         measuring = dataclasses.replace(measuring, tokenizer=tokenizer, **vars(utility))
-    frozen = len(frozen_adapters(model))
+    frozen = len(common.frozen_adapters(model))
     names = models.adapter_names(frozen + len(folders))
     measurements = [deployment.measure(stacked, "base", names[:frozen], measuring)]
     if "stacked" in evaluation.forms:
         measurements.append(deployment.measure(stacked, "stacked", names, measuring))
     del stacked  # memory may not hold another model beside it
-    measurements += measure_merged(run, folders, measurements[0], measuring, permissions, output_dir)
+    measurements += common.measure_merged(run, folders, measurements[0], measuring, permissions, output_dir)
 
     # report
     criteria = criteria_of(evaluation.bounds, measurements[0].holdout)
@@ -91,7 +82,7 @@ def evaluate(
         run_folder.write_json(folder / run_folder.EVALUATION, about)
         run_report.write(folder, run_report.RunResults(report, about))
 
-    write_folder(accelerator, output_dir, permissions.overwrite, write)
+    common.write_folder(accelerator, output_dir, permissions.overwrite, write)
     return report
 
 
@@ -128,8 +119,8 @@ def evaluate_interference(
     if model.adapter:
         raise RecipeError("model.adapter: a matrix measures the base without any adapter; name it as one of adapters")
     checked(Recipe(model, data, evaluation=Evaluation(batch_size=batch_size)))
-    check_output(output_dir, permissions, model, data, adapters)
-    accelerator = new_accelerator()
+    common.check_output(output_dir, permissions, model, data, adapters)
+    accelerator = common.new_accelerator()
 
     # load
     names = _short_names(adapters)
@@ -137,7 +128,7 @@ def evaluate_interference(
         name: loading.load(model, dataclasses.replace(data, forget=file), permissions)
         for name, file in zip(_short_names(files), files)
     }
-    stacked = load_stacked(model, adapters, permissions)
+    stacked = common.load_stacked(model, adapters, permissions)
     base = manifest.base_identity(model, stacked)
 
     # score
@@ -151,7 +142,7 @@ def evaluate_interference(
         run_folder.write_json(folder / run_folder.EVALUATION, about)
         interference_report.write(folder, rows, about)
 
-    write_folder(accelerator, output_dir, permissions.overwrite, write)
+    common.write_folder(accelerator, output_dir, permissions.overwrite, write)
     return rows
 
 

@@ -13,15 +13,7 @@ from adapter_unlearn import models
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measuring
-from adapter_unlearn.pipeline import loading
-from adapter_unlearn.pipeline.common import (
-    TEMPORARY,
-    check_output,
-    frozen_adapters,
-    load_stacked,
-    new_accelerator,
-    write_folder,
-)
+from adapter_unlearn.pipeline import common, loading
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Recipe, Stop, checked
 from adapter_unlearn.reporting import run as run_report
 from adapter_unlearn.unlearning import records, scale_search
@@ -70,14 +62,14 @@ def negate_searched(
     """
     stop = Stop(max_perplexity_increase=search.max_perplexity_increase)
     checked(Recipe(model, data, stop=stop, evaluation=Evaluation(batch_size=search.batch_size)))
-    check_output(output_dir, permissions, model, data, [adapter])
+    common.check_output(output_dir, permissions, model, data, [adapter])
     adapter_files.read(adapter)  # refuse an adapter that can't be scaled before the search
-    accelerator = new_accelerator()
+    accelerator = common.new_accelerator()
 
     # load
     sets = loading.load(model, data, permissions).sets
-    stacked = load_stacked(model, [adapter], permissions)
-    *frozen, name = models.adapter_names(len(frozen_adapters(model)) + 1)
+    stacked = common.load_stacked(model, [adapter], permissions)
+    *frozen, name = models.adapter_names(len(common.frozen_adapters(model)) + 1)
 
     # score
     measuring = Measuring(sets, batch_size=search.batch_size, accelerator=accelerator)
@@ -99,9 +91,9 @@ def negate_searched(
 
     # report
     def write(folder: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as place:
+        with tempfile.TemporaryDirectory(prefix=common.TEMPORARY) as place:
             shutil.copytree(arithmetic.negate(adapter, Path(place) / "scaled", best), folder, dirs_exist_ok=True)
         run_report.write_scale_search(folder, rows, criteria.bounds, best)
 
-    write_folder(accelerator, output_dir, permissions.overwrite, write)
+    common.write_folder(accelerator, output_dir, permissions.overwrite, write)
     return Path(output_dir), best

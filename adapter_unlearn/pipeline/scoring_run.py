@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from adapter_unlearn import scoring
 from adapter_unlearn.metrics import table
-from adapter_unlearn.pipeline import loading
-from adapter_unlearn.pipeline.common import check_output, load_stacked, new_accelerator, on_first_process
+from adapter_unlearn.pipeline import common, loading
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Recipe, checked
 from adapter_unlearn.runs import run_folder
 
@@ -48,10 +47,10 @@ def score_files(
     """
     table.resolve(evaluation.metrics)
     checked(Recipe(model, data, evaluation=evaluation))
-    check_output(output_dir, permissions, model, data, adapters)
-    accelerator = new_accelerator()
+    common.check_output(output_dir, permissions, model, data, adapters)
+    accelerator = common.new_accelerator()
     sets = loading.load(model, data, permissions).sets
-    loaded = load_stacked(model, adapters, permissions)
+    loaded = common.load_stacked(model, adapters, permissions)
     overview = scoring.Overview()
     parts = scoring.score_parts(loaded, sets.forget, evaluation.metrics, evaluation.batch_size, accelerator)
     with _rows_file(output_dir, permissions.overwrite, accelerator) as write:
@@ -97,6 +96,6 @@ def _rows_file(
                     writer.append(opened.enter_context(file))
                 writer[0].write_table(rows)
 
-        on_first_process(accelerator, enter)
-        yield lambda part: on_first_process(accelerator, lambda: write(part))
-        on_first_process(accelerator, opened.close)
+        common.on_first_process(accelerator, enter)
+        yield lambda part: common.on_first_process(accelerator, lambda: write(part))
+        common.on_first_process(accelerator, opened.close)

@@ -21,17 +21,7 @@ from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
 from adapter_unlearn.evaluation.report import build_report
 from adapter_unlearn.metrics import table
-from adapter_unlearn.pipeline import loading, manifest
-from adapter_unlearn.pipeline.common import (
-    TEMPORARY,
-    check_mergeable,
-    check_output,
-    frozen_adapters,
-    load_base,
-    measure_merged,
-    new_accelerator,
-    write_folder,
-)
+from adapter_unlearn.pipeline import common, loading, manifest
 from adapter_unlearn.recipe import Permissions, Recipe
 from adapter_unlearn.reporting import run as run_report
 from adapter_unlearn.reporting.progress import Progress
@@ -68,10 +58,10 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
     check(run, permissions)
     started = time.monotonic()
     manifest.restart_peak_memory()
-    accelerator = new_accelerator(run.tracking, Path(run.output_dir).parent)
+    accelerator = common.new_accelerator(run.tracking, Path(run.output_dir).parent)
     set_seed(run.seed)
     frozen = [models.FROZEN] if run.model.adapter else []
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as place:
+    with tempfile.TemporaryDirectory(prefix=common.TEMPORARY) as place:
         # load
         loaded = loading.load(run.model, run.data, permissions)
         model = _load_model(run, permissions)
@@ -91,7 +81,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
         measurements = [before, *_measure_stacked(model, run, trained.folder, frozen, measuring)]
         del model  # memory may not hold another model beside it
         try:
-            merged = measure_merged(run, [trained.folder], before, measuring, permissions, run.output_dir)
+            merged = common.measure_merged(run, [trained.folder], before, measuring, permissions, run.output_dir)
         except (UserError, torch.OutOfMemoryError) as error:  # keep the adapter, which may have taken hours
             merged = []
             loaded.notes.append(f"Merged forms could not be measured: {error}")
@@ -102,7 +92,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
         cost = manifest.Cost(time.monotonic() - started, accelerator.num_processes)
         about = manifest.of_run(run, base, loaded, criteria, trained, goal, cost)
         results = RunResults(report, about, trained.outcome.log, trained.scales)
-        write_folder(
+        common.write_folder(
             accelerator, run.output_dir, permissions.overwrite, lambda folder: _write(folder, run, trained, results)
         )
     return Path(run.output_dir)
@@ -125,9 +115,9 @@ def resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
 
 def check(run: Recipe, permissions: Permissions) -> None:
     """Refuse a run that would fail after training: its folder, a metric, or a base that can't be merged into."""
-    check_output(run.output_dir, permissions, run.model, run.data, [])
+    common.check_output(run.output_dir, permissions, run.model, run.data, [])
     table.resolve(run.evaluation.metrics)
-    check_mergeable(run.model, run.evaluation.forms, permissions)
+    common.check_mergeable(run.model, run.evaluation.forms, permissions)
 
 
 def _metrics(run: Recipe) -> list[str]:
@@ -138,7 +128,7 @@ def _metrics(run: Recipe) -> list[str]:
 
 def _load_model(run: Recipe, permissions: Permissions) -> Any:
     """The base with a new adapter on it, ready for training."""
-    base = load_base(run.model, frozen_adapters(run.model), permissions)
+    base = common.load_base(run.model, common.frozen_adapters(run.model), permissions)
     model = models.attach(base, run.adapter, run.model.adapter)
     models.train_through(model, run.training.gradient_checkpointing)
     return model
