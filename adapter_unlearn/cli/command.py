@@ -99,11 +99,14 @@ def add_output(parser: jsonargparse.ArgumentParser, default: str | None = None, 
     parser.add_argument("--output_dir", type=str, **options, help="folder to write; it must be new or empty")
 
 
-def on_main_process() -> bool:
-    """Whether this is the first process of a launch, which prints for all of them."""
+def show(action: Callable[[], None]) -> None:
+    """Print a result on the first process of a launch, and end the launch."""
     from accelerate import PartialState
 
-    return bool(PartialState().is_main_process)
+    state = PartialState()
+    if state.is_main_process:
+        action()
+    state.destroy_process_group()
 
 
 def _type_options(hint: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jsonargparse
 
-from adapter_unlearn.cli.command import PERMISSIONS, Command, add_flags, from_flags, on_main_process, parse
+from adapter_unlearn.cli.command import PERMISSIONS, Command, add_flags, from_flags, parse, show
 from adapter_unlearn.recipe import Permissions
 
 
@@ -27,15 +27,11 @@ def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> int:
     """Compare, and show the table; the exit code is 1 if a run failed."""
     values = parse(parser, words)
     permissions = from_flags(Permissions, values)
-    from accelerate import PartialState
-
     from adapter_unlearn import pipeline
     from adapter_unlearn.reporting import terminal
 
     comparison = pipeline.compare(matrix=values.pop("config"), permissions=permissions, **values)
-    if on_main_process():
-        terminal.show_comparison(comparison, values["output_dir"])
-    PartialState().destroy_process_group()
+    show(lambda: terminal.show_comparison(comparison, values["output_dir"]))
     return int(comparison.runs["failed"].notna().any())
 
 

@@ -34,12 +34,10 @@ def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
 
     if values["matrix"]:
         rows = pipeline.evaluate_interference(model, adapters, data, evaluation.batch_size, output_dir, permissions)
-        if command.on_main_process():
-            terminal.show_interference(rows)
+        command.show(lambda: terminal.show_interference(rows))
         return
     report = pipeline.evaluate(model, adapters, data, evaluation, utility, output_dir, permissions)
-    if command.on_main_process():
-        terminal.show_report(report)
+    command.show(lambda: terminal.show_report(report))
 
 
 COMMAND = Command("measure a base and adapters on it in every deployment form", add_arguments, run)

@@ -28,8 +28,7 @@ def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     model, data = from_flags(Model, values), from_flags(Data, values)
     evaluation, permissions = from_flags(Evaluation, values), from_flags(Permissions, values)
     overview = pipeline.score_files(model, data, values["adapter"], evaluation, values["output_dir"], permissions)
-    if command.on_main_process():
-        terminal.show_scores(overview)
+    command.show(lambda: terminal.show_scores(overview))
 
 
 COMMAND = Command("measure how far each text of a file is memorized", add_arguments, run)

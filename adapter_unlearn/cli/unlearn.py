@@ -5,7 +5,7 @@ from __future__ import annotations
 import jsonargparse
 
 from adapter_unlearn import recipe
-from adapter_unlearn.cli.command import PERMISSIONS, Command
+from adapter_unlearn.cli.command import PERMISSIONS, Command, show
 from adapter_unlearn.recipe import Permissions, Recipe
 
 
@@ -30,16 +30,11 @@ def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
 
 def unlearn_and_show(chosen: Recipe, permissions: Permissions, demo: bool = False) -> None:
     """Unlearn, and show the result on the first process."""
-    from accelerate import PartialState
-
     from adapter_unlearn import pipeline
     from adapter_unlearn.reporting import terminal
 
     folder = pipeline.unlearn(chosen, permissions)
-    state = PartialState()
-    if state.is_main_process:
-        terminal.show_run(folder, demo=demo)
-    state.destroy_process_group()
+    show(lambda: terminal.show_run(folder, demo=demo))
 
 
 COMMAND = Command("train an unlearning adapter from a recipe, and evaluate it", add_arguments, run)

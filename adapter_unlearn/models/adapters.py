@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from adapter_unlearn.recipe import Adapter
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FROZEN = "frozen"
 """The name on the model of a frozen base adapter, the recipe's `model.adapter`."""
 
@@ -119,7 +120,7 @@ def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
     from peft import PeftModel
 
     names = adapter_names(len(adapters))
-    first = _adapter_folder(adapters[0])
+    first = _lora_folder(adapters[0])
     with _fitting(first):
         model = PeftModel.from_pretrained(base, str(first), adapter_name=names[0])
         _check_complete(model, first, names[0])
@@ -182,7 +183,7 @@ def _activate(model: Any, adapters: Sequence[str], trainable: set[str]) -> None:
 
 
 def _load_adapter(model: PeftModel, folder: str | Path, name: str) -> None:
-    path = _adapter_folder(folder)
+    path = _lora_folder(folder)
     with _fitting(path):
         model.load_adapter(str(path), adapter_name=name)
         _check_complete(model, path, name)
@@ -192,7 +193,7 @@ def _check_complete(model: PeftModel, folder: Path, name: str) -> None:
     """Refuse an adapter with missing or unexpected tensors, about which peft only warns."""
     from peft import get_peft_model_state_dict
 
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+    with safe_open(folder / WEIGHTS, "pt") as file:
         stored = set(file.keys())
     placed = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
     odd = sorted((placed - stored) | {key for key in stored - placed if ".lora_" in key})
@@ -203,20 +204,32 @@ def _check_complete(model: PeftModel, folder: Path, name: str) -> None:
         )
 
 
-def _adapter_folder(folder: str | Path) -> Path:
+def adapter_config(folder: str | Path) -> dict[str, Any]:
+    """The config of a PEFT adapter's folder. Raises ModelError if the folder holds none, or no weights."""
     path = Path(folder)
-    for needed in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (path / needed).is_file():
-            raise ModelError(f"{path}: no adapter there ({needed} is missing); name the folder of a PEFT LoRA adapter")
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            raise ModelError(f"{path}: no adapter there ({name} is missing); name the folder of a PEFT LoRA adapter")
+    return read_json(path / CONFIG)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in an adapter's folder. Raises ModelError if it can't be read."""
     try:
-        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: adapter_config.json is not valid JSON; copy the adapter again") from error
-    if config.get("peft_type") != "LORA":
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path}: is a {config.get('peft_type')} adapter; name a LoRA adapter, no other can be stacked"
-        )
-    return path
+            f"{path}: can't be read ({str(error).splitlines()[0][:200]}); copy the adapter again"
+        ) from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: holds no JSON object; copy the adapter again")
+    return value
+
+
+def _lora_folder(folder: str | Path) -> Path:
+    if (kind := adapter_config(folder).get("peft_type")) != "LORA":
+        raise ModelError(f"{folder}: is a {kind} adapter; name a LoRA adapter, no other can be stacked")
+    return Path(folder)
 
 
 @contextmanager

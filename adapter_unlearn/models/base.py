@@ -50,9 +50,10 @@ def load_base(
         ModelError: the model does not exist, is no causal language model, lacks weights, has weights in another
             quantization, needs remote code, or does not fit into memory.
     """
+    from accelerate import PartialState
     from transformers import AutoModelForCausalLM
 
-    device = torch.device(device if device is not None else _default_device())
+    device = torch.device(PartialState().device if device is None else device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     stored = stored_quantization(load_config(name, **options))
     options |= {"dtype": getattr(torch, dtype), "device_map": {"": device}}
@@ -168,12 +169,6 @@ def load_tokenizer(
     except Exception as error:  # of many types, as in _loading; load_sequences reports it if there is text to tokenize
         log.debug("no tokenizer in %s: %s", name, error)
         return None
-
-
-def _default_device() -> str:
-    from accelerate import PartialState
-
-    return str(PartialState().device)
 
 
 def _keep_canonical_4bit(model: torch.nn.Module) -> None:

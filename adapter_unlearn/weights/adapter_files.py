@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from adapter_unlearn.errors import ModelError
+from adapter_unlearn.models.adapters import CONFIG, WEIGHTS, adapter_config, read_json
 from adapter_unlearn.runs import run_folder
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _FACTOR = re.compile(r"^(?:base_model\.model\.)?(.+)\.(?:lora_([AB])\.weight|lora_embedding_([AB]))$")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -91,10 +90,7 @@ def read(folder: str | Path) -> Adapter:
         raise ModelError(
             f"{path}: adapter_model.bin is a pickle, which can run code when it is loaded; save it as {WEIGHTS}"
         )
-    for needed in (CONFIG, WEIGHTS):
-        if not (path / needed).is_file():
-            raise ModelError(f"{path}: no adapter there ({needed} is missing); name the folder of a PEFT LoRA adapter")
-    config = _json(path / CONFIG)
+    config = adapter_config(path)
     _check_plain_lora(path, config)
     factors: dict[str, dict[str, tuple[str, list[int]]]] = {}  # module -> side (A or B) -> key and shape
     copies: list[str] = []
@@ -216,19 +212,15 @@ def _recorded_base(folder: Path) -> dict[str, Any]:
     recorded: dict[str, Any] = {}
     for manifest in (run_folder.ARITHMETIC, run_folder.MANIFEST):
         if (folder / manifest).is_file():
-            recorded = _json(folder / manifest).get("base") or {}
+            recorded = read_json(folder / manifest).get("base") or {}
     return recorded
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: holds no JSON object; copy the adapter again")
-    return value
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
     return ModelError(f"{path}: can't be read ({str(error).splitlines()[0][:200]}); copy the adapter again")
+
+
+def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are equal in the narrower of their dtypes."""
+    narrow, wide = sorted((one, other), key=torch.Tensor.element_size)
+    return torch.equal(narrow, wide.to(narrow.dtype))

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 
 from adapter_unlearn.errors import ModelError, RecipeError
 from adapter_unlearn.runs import run_folder
-from adapter_unlearn.weights.adapter_files import CONFIG, WEIGHTS, Adapter, Module, base_of, operation_manifest, read
+from adapter_unlearn.weights import adapter_files
+from adapter_unlearn.weights.adapter_files import CONFIG, WEIGHTS, Adapter, Module, base_of, equal, read
 
 PREFIX = "base_model.model."
 
@@ -219,13 +220,12 @@ def _common_copies(adapters: Sequence[Adapter]) -> dict[str, torch.Tensor]:
         for stored in adapter.copies:
             key, tensor = _with_prefix(stored), adapter.tensor(stored)
             known = copies.setdefault(key, tensor)
-            narrow, wide = sorted((known, tensor), key=torch.Tensor.element_size)
-            if not torch.equal(narrow, wide.to(narrow.dtype)):
+            if not equal(known, tensor):
                 raise ModelError(
                     f"{adapter.path}: its copy of the base's {key} is not that of {adapters[0].path}, so "
                     "these adapters belong to different bases; combine adapters of one base"
                 )
-            copies[key] = wide
+            copies[key] = max(known, tensor, key=torch.Tensor.element_size)
     return copies
 
 
@@ -255,7 +255,7 @@ def _manifest(operation: str, adapters: Sequence[Adapter], sizes: dict[str, tupl
     ratios = {name: error / size if size else 0.0 for name, (error, size) in sizes.items()}
     error, size = (math.hypot(*(pair[i] for pair in sizes.values())) for i in (0, 1))
     known = [base for base in map(base_of, adapters) if base["fingerprint"]]
-    about = operation_manifest(operation, (known or [base_of(adapters[0])])[0], adapters)
+    about = adapter_files.operation_manifest(operation, (known or [base_of(adapters[0])])[0], adapters)
     return about | {"relative_error": {"all": error / size if size else 0.0, "modules": ratios}}
 
 

@@ -148,19 +148,16 @@ def _check_copies(base: Base, adapters: Sequence[Adapter]) -> None:
         for key in adapter.copies:
             name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
             source, copy = base.source(name), adapter.tensor(key)
-            if source is None or source.shape != tuple(copy.shape) or not _holds(source, copy):
+            if (
+                source is None
+                or source.shape != tuple(copy.shape)
+                or not all(
+                    adapter_files.equal(block, copy[start : start + len(block)]) for start, block in source.blocks()
+                )
+            ):
                 raise ModelError(
                     f"{adapter.path}: its copy of {name} differs from that of {base.name}; name its own base"
                 )
-
-
-def _holds(source: Stored, copy: torch.Tensor) -> bool:
-    """Whether the two are equal in the narrower of their dtypes, block by block."""
-    for start, block in source.blocks():
-        narrow, wide = sorted((block, copy[start : start + len(block)]), key=torch.Tensor.element_size)
-        if not torch.equal(narrow, wide.to(narrow.dtype)):
-            return False
-    return True
 
 
 def plan(base: Base, adapters: Sequence[Adapter], dtype: Dtype | None) -> tuple[list[Output], tuple[str, ...]]:
