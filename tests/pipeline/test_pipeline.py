@@ -214,8 +214,6 @@ PLANTS = {
     "ids in JSON": lambda file: file.write_text(json.dumps({"ids": tokens(2)[5:15]})),
     "ids in an array": lambda file: np.array(tokens(4)[:9], "int32").tofile(file),
     "a cell of a table": lambda file: pd.DataFrame({"note": ["", decoded(0)]}).to_parquet(file),
-        {"note": ["", json.loads(FORGET.read_text().splitlines()[0])["text"]]}
-    ).to_parquet(file),
 }
 
 
