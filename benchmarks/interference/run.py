@@ -14,7 +14,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from adapter_unlearn import assets, evaluate_interference, load_recipe, unlearn
+from adapter_unlearn import Data, Permissions, assets, evaluate_interference, load_recipe, unlearn
 from adapter_unlearn.recipe import shipped
 
 PARTS = 3
@@ -43,8 +43,8 @@ def main() -> None:
             data = dataclasses.replace(recipe.data, forget=str(file))
             unlearn(dataclasses.replace(recipe, data=data, output_dir=str(run)))
     rows = evaluate_interference(
-        recipe.model.name, adapters, list(map(str, files)), recipe.model.quantization, recipe.model.dtype,
-        output_dir=given.output_dir / "matrix", overwrite=True,
+        recipe.model, adapters, Data(list(map(str, files))),
+        output_dir=given.output_dir / "matrix", permissions=Permissions(overwrite=True),
     )  # fmt: skip
     costs = {}
     for run in adapters:

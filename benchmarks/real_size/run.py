@@ -28,7 +28,7 @@ from bitsandbytes.nn import Linear4bit, Params4bit
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from adapter_unlearn import load_sequences, models, scoring
+from adapter_unlearn import Adapter, load_sequences, models, scoring
 from adapter_unlearn.metrics import FORWARD
 from adapter_unlearn.scoring import greedy
 from adapter_unlearn.unlearning import methods, step
@@ -239,7 +239,7 @@ def main() -> None:
     }  # fmt: skip
     result["scoring"] = measure_scoring(model, texts(*shape["score"], vocabulary), watch, given.batch_size)
     result["extraction_likelihood"] = measure_el(model, texts(*shape["el"], vocabulary), watch, given.batch_size)
-    adapted = models.attach(model, r=16, alpha=32)
+    adapted = models.attach(model, Adapter(r=16, alpha=32))
     forget = texts(*shape["step"], vocabulary)
     result["sga_step"] = {
         "plain": measure_step(adapted, forget, watch, given.batch_size, checkpointing=False),

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adapter_unlearn import evaluate, unlearn
+from adapter_unlearn import Data, Evaluation, Model, evaluate, unlearn
 from adapter_unlearn.recipe import from_mapping
 
 RETAIN = {"retain_weight": 3.0, "retain_sequences": 64}
@@ -69,7 +69,8 @@ def rows(run: Path, options: dict[str, Any]) -> dict[str, Any]:
     if not (place / "summary.json").is_file():
         checked = from_mapping(options)
         files = {name: getattr(checked.data, name) for name in ("forget", "holdout", "test")}
-        evaluate(checked.model.name, run, forms=FORMS, dtype="float32", output_dir=place, **files)
+        model = Model(checked.model.name, dtype="float32")
+        evaluate(model, run, Data(**files), Evaluation(forms=list(FORMS)), output_dir=place)
     forms = json.loads((place / "summary.json").read_text(encoding="utf-8"))["forms"]
     found = {name: figures(form) for name, form in forms.items()}
     for name, form in forms.items():

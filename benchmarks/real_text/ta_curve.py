@@ -13,7 +13,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from adapter_unlearn import negate_searched
+from adapter_unlearn import Data, Model, ScaleSearch, negate_searched
 
 SHIPPED = -3.0
 ALPHAS = (0.5, -0.25, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0)
@@ -23,9 +23,9 @@ def curve(run: Path, base: str) -> list[dict[str, object]]:
     embedded = base == "embedded:"
     files = {name: f"{base}{'' if embedded else '/'}{name}.jsonl" for name in ("forget", "validation", "holdout")}
     with tempfile.TemporaryDirectory() as place:
-        model = f"{base}model" if embedded else f"{base}/model"
-        scales = [alpha / SHIPPED for alpha in ALPHAS]
-        folder, best = negate_searched(run, Path(place) / "scaled", model, scales=scales, dtype="float32", **files)
+        model = Model(f"{base}model" if embedded else f"{base}/model", dtype="float32")
+        search = ScaleSearch([alpha / SHIPPED for alpha in ALPHAS])
+        folder, best = negate_searched(run, Path(place) / "scaled", model, Data(**files), search)
         rows = [json.loads(line) for line in (folder / "scale_search.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = [row | {"alpha": round(row.pop("scale") * SHIPPED, 4), "taken": False} for row in rows]
     for row in rows:

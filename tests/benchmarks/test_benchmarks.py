@@ -43,7 +43,7 @@ def test_the_script_writes_every_figure(tmp_path):
 def test_the_model_is_in_nf4_and_takes_adapters(run):
     from bitsandbytes.nn import Linear4bit
 
-    from adapter_unlearn import models, score
+    from adapter_unlearn import Adapter, models, score
 
     torch.manual_seed(0)
     model = run.build(LlamaConfig(**run.SHAPES["small"]["config"]), torch.device("cpu"), torch.float32)
@@ -51,7 +51,7 @@ def test_the_model_is_in_nf4_and_takes_adapters(run):
     assert all(isinstance(module, Linear4bit) for module in linear if module is not model.lm_head)
     assert all(layer.weight.quant_state is not None for layer in linear if layer is not model.lm_head)
     assert not any(parameter.is_meta for parameter in [*model.parameters(), *model.buffers()])
-    adapted = models.attach(model, r=4)
+    adapted = models.attach(model, Adapter(r=4))
     assert score(adapted, run.texts(2, 30, 1024))["loss"].between(4, 12).all(), "the noise of random weights"
 
 
