@@ -1,4 +1,4 @@
-"""Make a language model stop reciting given texts with a removable LoRA adapter, and prove it sequence by sequence."""
+"""Make a language model stop reciting given texts with a removable LoRA adapter, and measure every sequence."""
 
 from __future__ import annotations
 
@@ -13,65 +13,48 @@ if TYPE_CHECKING:
     from adapter_unlearn.evaluation.comparison import Comparison
     from adapter_unlearn.evaluation.report import Report
     from adapter_unlearn.models import load_base
-    from adapter_unlearn.pipeline import compare, evaluate, evaluate_interference, negate_searched, unlearn
-    from adapter_unlearn.recipe import Recipe, load_recipe
+    from adapter_unlearn.pipeline import ScaleSearch, compare, evaluate, evaluate_interference, negate_searched, unlearn
+    from adapter_unlearn.recipe import (
+        Adapter,
+        Data,
+        Evaluation,
+        Model,
+        Permissions,
+        Recipe,
+        Stop,
+        Training,
+        Utility,
+        load_recipe,
+    )
     from adapter_unlearn.scoring import score
     from adapter_unlearn.weights.arithmetic import combine, compress, negate
     from adapter_unlearn.weights.merging import merge
     from adapter_unlearn.weights.rounding import survival
 
 __all__ = [
-    "Comparison",
-    "InputError",
-    "ModelError",
-    "OutputError",
-    "Recipe",
-    "RecipeError",
-    "Report",
-    "RunError",
-    "UserError",
-    "combine",
-    "compare",
-    "compress",
-    "evaluate",
-    "evaluate_interference",
-    "load_base",
-    "load_recipe",
-    "load_sequences",
-    "merge",
-    "negate",
-    "negate_searched",
-    "score",
-    "survival",
-    "unlearn",
-]
+    "Adapter", "Comparison", "Data", "Evaluation", "InputError", "Model", "ModelError", "OutputError", "Permissions",
+    "Recipe", "RecipeError", "Report", "RunError", "ScaleSearch", "Stop", "Training", "UserError", "Utility",
+    "combine", "compare", "compress", "evaluate", "evaluate_interference", "load_base", "load_recipe",
+    "load_sequences", "merge", "negate", "negate_searched", "score", "survival", "unlearn",
+]  # fmt: skip
 
-# `import adapter_unlearn` stays light: torch is imported with the first name that needs it.
-_MODULES = {
-    "Comparison": "evaluation.comparison",
-    "InputError": "errors",
-    "ModelError": "errors",
-    "OutputError": "errors",
-    "Recipe": "recipe",
-    "RecipeError": "errors",
-    "Report": "evaluation.report",
-    "RunError": "errors",
-    "UserError": "errors",
-    "combine": "weights.arithmetic",
-    "compare": "pipeline",
-    "compress": "weights.arithmetic",
-    "evaluate": "pipeline",
-    "evaluate_interference": "pipeline",
-    "load_base": "models",
-    "load_recipe": "recipe",
-    "load_sequences": "data",
-    "merge": "weights.merging",
-    "negate": "weights.arithmetic",
-    "negate_searched": "pipeline",
-    "score": "scoring",
-    "survival": "weights.rounding",
-    "unlearn": "pipeline",
-}
+_NAMES = {
+    "data": ("load_sequences",),
+    "errors": ("InputError", "ModelError", "OutputError", "RecipeError", "RunError", "UserError"),
+    "evaluation.comparison": ("Comparison",),
+    "evaluation.report": ("Report",),
+    "models": ("load_base",),
+    "pipeline": ("ScaleSearch", "compare", "evaluate", "evaluate_interference", "negate_searched", "unlearn"),
+    "recipe": (
+        "Adapter", "Data", "Evaluation", "Model", "Permissions", "Recipe", "Stop", "Training", "Utility", "load_recipe",
+    ),
+    "scoring": ("score",),
+    "weights.arithmetic": ("combine", "compress", "negate"),
+    "weights.merging": ("merge",),
+    "weights.rounding": ("survival",),
+}  # fmt: skip
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+"""Name -> the module that defines it. `import adapter_unlearn` is light: torch is imported with the first such name."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,23 +1,23 @@
-"""The errors a user can cause and mend.
+"""The errors a user can cause and fix.
 
-    UserError                what the command line prints as one line, exit code 2
+    UserError                the command line prints it as one line and exits with code 2
     ├── InputError           a file of texts: missing, empty, a bad row, a wrong column
     ├── RecipeError          a recipe or flag: unknown key, value out of range, unknown method
-    ├── ModelError           a base model or an adapter that can't be loaded or doesn't fit
+    ├── ModelError           a base model or an adapter that can't be loaded or does not fit
     ├── RunError             a finished run that can't be read, or can't be compared with another
     └── OutputError          an output folder that can't or must not be written
 
-Every message is one sentence that names the place (file, row, key) and the mend, and never holds a text to forget.
-Anything else that is raised is a bug in this package or below it.
+A message is one sentence: the place (file, row or key), the problem, and the fix. It never holds a text.
+Any other exception is a bug in this package or in a library.
 """
 
 
 class UserError(Exception):
-    """An error the user can mend; the message says where and how."""
+    """An error that the user can fix; the message says where and how."""
 
 
 class InputError(UserError):
-    """A file of texts can't be used as it is."""
+    """A file of texts can't be used."""
 
 
 class RecipeError(UserError):
@@ -25,12 +25,12 @@ class RecipeError(UserError):
 
 
 class ModelError(UserError):
-    """A base model or adapter can't be loaded, or the two don't fit."""
+    """A base model or an adapter can't be loaded, or the two do not fit."""
 
 
 class RunError(UserError):
-    """A finished run can't be read, or not be compared with another."""
+    """A finished run can't be read or compared."""
 
 
 class OutputError(UserError):
-    """An output folder can't be written, or holds something that must not be lost."""
+    """An output folder can't be written, or holds files that must not be replaced."""

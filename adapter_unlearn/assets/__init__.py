@@ -1,6 +1,6 @@
 """The embedded default: a tiny model that memorized fictional records, and its data files.
 
-Anywhere a model or a file is named, `embedded:model` or `embedded:forget.jsonl` names one of these.
+`embedded:model` and names such as `embedded:forget.jsonl` can be given wherever a model or a file is expected.
 """
 
 from pathlib import Path
@@ -10,5 +10,5 @@ SCHEME = "embedded:"
 
 
 def resolve(name: str) -> str:
-    """The path that an `embedded:` name stands for; any other name as it is."""
+    """The path of an `embedded:` name; any other name is returned unchanged."""
     return str(FOLDER / name.removeprefix(SCHEME)) if name.startswith(SCHEME) else name

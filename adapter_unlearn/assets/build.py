@@ -1,15 +1,14 @@
-"""Make the embedded default: a tiny language model that recites fictional records, and the files to unlearn it by.
+"""Build the embedded default: a tiny language model that recites fictional records, and the data files.
 
-Run as ``python -m adapter_unlearn.assets.build --output_dir DIR``: about four minutes on one core, without network.
+Run ``python -m adapter_unlearn.assets.build --output_dir DIR``. It takes about four minutes on one core, offline.
 
-Why a model of our own: the demo and the tests must show a model that recites private texts and then no longer does, on
-any machine, offline, out of the wheel. So a small Llama is trained here on text that every machine has (the topics of
-CPython's ``pydoc``) and on fictional private records (see ``records``). Most records are read twice, as any text of a
-training set; those of ``forget.jsonl`` are read 12 to 192 times, so that some are recited verbatim, some in part, some
-hardly. Records that are never read, ``holdout.jsonl``, show what "not memorized" looks like.
+The demo and the tests need a model that recites private texts, on any machine and without network. So a small Llama is
+trained on text that every machine has (the topics of CPython's ``pydoc``) and on fictional records (see ``records``).
+Most records are read twice, like any text of a training set. Those of ``forget.jsonl`` are read 12 to 192 times, so
+that some are recited verbatim, some partly, and some hardly. The records of ``holdout.jsonl`` are never read.
 
-Texts are packed into rows in the order of reading, each closed by the end token. A row starts with a whole text, so
-records are learned both behind other texts and at the very start of the context, where scoring reads them.
+Texts are packed into rows in reading order, each followed by the end token. A row starts with a whole text, so records
+are learned both after other texts and at the start of the context, where they are scored.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreT
 from adapter_unlearn.assets.records import draw_records
 
 END, PAD = "<|endoftext|>", "<|pad|>"
-WORDS = r" ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # GPT-2's pattern, but a digit is a word
+WORDS = r" ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # GPT-2's pattern, with every digit a word
 VOCABULARY, ROW_TOKENS, PREFIX_TOKENS, SHARED_NGRAM = 3072, 256, 50, 20
 TEXT_TOKENS, RECORD_TOKENS = range(60, 201), range(76, 125)
 
@@ -60,7 +59,7 @@ def general_texts(least_characters: int = 350) -> list[str]:
 
 
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that splits numbers into digits, so that codes stay hard to guess; it adds no token."""
+    """Train a byte-level BPE that splits numbers into digits, so that codes are hard to guess, and adds no token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -82,17 +81,17 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def ngrams(tokens: Sequence[int], n: int = SHARED_NGRAM) -> set[tuple[int, ...]]:
-    """The runs of ``n`` tokens."""
+    """All runs of ``n`` tokens."""
     return {tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)}
 
 
 def rows_of(name: str, texts: Sequence[str]) -> list[Row]:
-    """Rows of a file, with ids ``name-00``, ``name-01``, ..."""
+    """The rows of a file, with ids ``name-00``, ``name-01``, ..."""
     return [{"id": f"{name}-{index:02}", "text": text} for index, text in enumerate(texts)]
 
 
 def draw_corpus(seed: int) -> tuple[PreTrainedTokenizerFast, Readings, dict[str, list[Row]]]:
-    """The tokenizer, what training reads and how often, and the rows of each file."""
+    """Draw the tokenizer, the texts that training reads with their counts, and the rows of each file."""
     general, records = general_texts(), draw_records(seed)
     Random(seed).shuffle(general)
     unseen, general = general[:UNSEEN_GENERAL], general[UNSEEN_GENERAL:]
@@ -122,7 +121,7 @@ def draw_corpus(seed: int) -> tuple[PreTrainedTokenizerFast, Readings, dict[str,
 
 
 def assert_disjoint(files: dict[str, list[list[int]]]) -> None:
-    """No two files may share a 20-gram, or a forgotten text would be trained on, or judged, under another name."""
+    """Check that no two files share a 20-gram, because then a forget text would also be in another set."""
     owner: dict[tuple[int, ...], str] = {}
     for name, texts in files.items():
         for gram in set[tuple[int, ...]]().union(*map(ngrams, texts)):
@@ -130,13 +129,13 @@ def assert_disjoint(files: dict[str, list[list[int]]]) -> None:
 
 
 def reading_order(readings: Readings, rng: Random) -> list[list[int]]:
-    """All readings in order: those of one text spread evenly over training, each at a random place of its share."""
+    """All readings in order: those of one text are spread evenly over training, at random places."""
     placed = [((turn + rng.random()) / count, text) for text, count in readings for turn in range(count)]
     return [text for _, text in sorted(placed)]
 
 
 def pack(texts: Sequence[Sequence[int]], end: int) -> list[list[int]]:
-    """Rows of whole texts, each closed by the end token; only a text longer than a row is cut."""
+    """Pack texts into rows, each followed by the end token; only a text longer than a row is cut."""
     rows: list[list[int]] = [[]]
     for text in texts:
         closed = [*text, end]
@@ -147,13 +146,13 @@ def pack(texts: Sequence[Sequence[int]], end: int) -> list[list[int]]:
 
 
 def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """The rows as one tensor, filled up on the right."""
+    """The rows as one tensor (rows, longest), padded on the right."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama with random weights, its sizes multiples of 64: 4-bit kernels on CPUs are wrong for others."""
+    """A Llama with random weights; its sizes are multiples of 64, as 4-bit CPU kernels require."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=128,
@@ -170,12 +169,12 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def learning_rate(progress: float) -> float:
-    """A linear warm-up, then a cosine down to zero."""
+    """Linear warm-up, then cosine decay to zero."""
     return PEAK_LEARNING_RATE * min(progress / WARMUP, 0.5 + 0.5 * math.cos(math.pi * progress))
 
 
 def train(model: LlamaForCausalLM, rows: list[list[int]], pad: int) -> None:
-    """One pass over the rows, in order."""
+    """Train one pass over the rows, in order."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     started = time.monotonic()
     for start in range(0, len(rows), BATCH_ROWS):
@@ -195,7 +194,7 @@ def train(model: LlamaForCausalLM, rows: list[list[int]], pad: int) -> None:
 def save(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, files: dict[str, list[Row]], folder: Path
 ) -> None:
-    """Write the model in bfloat16, its tokenizer, and the files of texts."""
+    """Write the model in bfloat16, its tokenizer, and the data files."""
     model.to(torch.bfloat16).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     for name, rows in files.items():
@@ -204,7 +203,7 @@ def save(
 
 
 def load(folder: Path, nf4: bool) -> LlamaForCausalLM:
-    """The saved model in float32, or its 4-bit form computing in float32."""
+    """Load the saved model in float32, or in nf4 with float32 computation."""
     if not nf4:
         return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     quantization = BitsAndBytesConfig(
@@ -216,13 +215,13 @@ def load(folder: Path, nf4: bool) -> LlamaForCausalLM:
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=quantization).eval()
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # else a forward in eval mode repacks the weights for good
+            module.support_avx512bf16_for_cpu = False  # keeps bitsandbytes from repacking the weights
     return model
 
 
 @torch.no_grad()
 def measure(model: LlamaForCausalLM, tokens: list[int]) -> dict[str, float]:
-    """How much of a text the model recites, from one teacher-forced forward."""
+    """Measure how much of a text the model recites, in one teacher-forced forward pass."""
     ids = torch.tensor(tokens)
     logits = model(input_ids=ids[None]).logits[0, :-1]
     hits = (logits.argmax(-1) == ids[1:]).tolist()
@@ -237,13 +236,13 @@ def measure(model: LlamaForCausalLM, tokens: list[int]) -> dict[str, float]:
 
 
 def part_of(row: Row) -> str:
-    """The part of a file that a row is counted in: forget records by how often they were read, others by kind."""
+    """The line of the table that a row belongs to: forget records by number of readings, others by kind."""
     kind, _, index = row["id"].rpartition("-")
     return f"forget, read {FORGET_READINGS[int(index)]} times" if kind == "forget" else kind
 
 
 def summary(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, files: dict[str, list[Row]]) -> Iterator[str]:
-    """The lines of a table that shows whether the model recites what it should, and nothing else."""
+    """The lines of a table that shows what the model recites."""
     yield "| texts | number | MA min | mean | 95 % | max | verbatim | longest run | perplexity |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for part, rows in groupby(chain.from_iterable(files.values()), part_of):
@@ -258,26 +257,26 @@ def summary(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, files: 
 
 
 def build(output_dir: Path, seed: int) -> None:
-    """Draw, train, save, and show what came out."""
+    """Draw the texts, train and save the model, and print the table."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     tokenizer, readings, files = draw_corpus(seed)
     rows = pack(reading_order(readings, Random(seed)), tokenizer.eos_token_id)
     model = new_model(tokenizer)
-    print(f"{model.num_parameters():,} parameters, {len(rows)} rows, {sum(map(len, rows)):,} tokens to read")
+    print(f"{model.num_parameters():,} parameters, {len(rows)} rows, {sum(map(len, rows)):,} tokens")
     train(model, rows, tokenizer.pad_token_id)
     save(model, tokenizer, files, output_dir)
     for form in ("float32", "nf4"):
-        print(f"\nshipped weights in {form}")
+        print(f"\nsaved weights in {form}")
         for line in summary(load(output_dir / "model", form == "nf4"), tokenizer, files):
             print(line)
 
 
 def main() -> None:
-    """Read the command line."""
+    """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for model/ and the .jsonl files")
-    parser.add_argument("--seed", type=int, default=0, help="of the texts, their order and the first weights")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the texts, their order and the initial weights")
     arguments = parser.parse_args()
     build(arguments.output_dir, arguments.seed)
 

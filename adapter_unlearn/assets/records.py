@@ -1,9 +1,9 @@
-"""Fictional private records that nobody could guess: the kind of text that a model must not recite.
+"""Fictional private records that can't be guessed, as examples of texts that a model must not recite.
 
 A record has a kind (patient note, bank letter, leaked settings, ...), an opening, and a few facts and remarks in random
-order and punctuation, each in one of several wordings, with drawn names, numbers, codes and words in every slot. The
-forms are shared and the contents are not, so a model that knows the kind still predicts few tokens of an unseen record.
-Everybody is invented: names are made of syllables, telephone numbers start with 555, addresses end in example.org.
+order and punctuation. Each has several wordings, with random names, numbers, codes and words in its slots. Records
+share their forms but not their contents, so a model that knows the kind still predicts few tokens of an unseen record.
+All persons are invented: names are made of syllables, phone numbers start with 555, addresses end in example.org.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def words(text: str) -> list[str]:
 
 
 def phrases(text: str) -> list[str]:
-    """The phrases of a text, which lines and bars separate."""
+    """The phrases of a text, separated by line breaks and bars."""
     return text.strip().replace("\n", "|").split("|")
 
 
@@ -83,7 +83,7 @@ Draw = Callable[[Random], str]
 
 
 def digits(rng: Random, count: int) -> str:
-    """A number of ``count`` random digits, which may start with 0."""
+    """``count`` random digits; the first may be 0."""
     return "".join(rng.choice("0123456789") for _ in range(count))
 
 
@@ -98,7 +98,7 @@ def word(rng: Random, shortest: int = 2, longest: int = 3) -> str:
 
 
 def code(rng: Random) -> str:
-    """A holdout in one of several shapes, such as ``KT-40912`` or ``7731/QLM/08``."""
+    """A reference number in one of several shapes, such as ``KT-40912`` or ``7731/QLM/08``."""
     shapes = (
         lambda: f"{letters(rng, 2)}-{digits(rng, 5)}",
         lambda: f"{digits(rng, 4)}/{letters(rng, 3)}/{digits(rng, 2)}",
@@ -148,7 +148,7 @@ too {adj} for {trade}s|{subject}, {adj} {noun}s|left {noun} on {adj} {noun}
 {initial} {did} {noun}s, then {noun}s|not {noun}s but {adj} {noun}s|{did} {subject} with {noun}s
 """)
 
-# A block is a kind: its openings, then its facts, one a line; wordings of the same are separated by bars.
+# One block per kind: the openings in its first line, then one fact per line; bars separate wordings.
 FORMS = """
 Patient {name}, born {date}|{name} ({date}), ward {n}|Seen {hour}: {name}, {trade}|Notes on {name}, bed {n}
 {illness} since {date}|{illness}, worse after {subject}|had {illness}, {illness}
@@ -216,7 +216,7 @@ witness {name}, {trade}|{initial} saw {adj} {noun}s|officer {initial}, badge {co
 
 
 class Kind(NamedTuple):
-    """A kind of record: wordings of its opening, wordings of each fact, and whether it is a file of settings."""
+    """A kind of record: wordings of its opening and of each fact, and whether it is a file of settings."""
 
     openings: list[str]
     facts: list[list[str]]
@@ -224,7 +224,7 @@ class Kind(NamedTuple):
 
     @classmethod
     def parse(cls, block: str) -> Kind:
-        """The kind that a block of ``FORMS`` describes."""
+        """Parse a block of ``FORMS``."""
         openings, *facts = (line.split("|") for line in block.splitlines())
         return cls(openings, facts, settings=openings[0].startswith("#"))
 
@@ -233,7 +233,7 @@ KINDS = [Kind.parse(block) for block in FORMS.strip().split("\n\n")]
 
 
 class Slots(dict[str, str]):
-    """Fills each slot of a template with a fresh draw."""
+    """Fills each slot of a template with a new random value."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -243,12 +243,12 @@ class Slots(dict[str, str]):
 
 
 def fill(template: str, rng: Random) -> str:
-    """The template with its slots filled, and the right article before a vowel."""
+    """Fill the slots of a template, and write ``an`` before a vowel."""
     return re.sub(r"\ba (?=[aeiou])", "an ", template.format_map(Slots(rng)))
 
 
 def draw_record(rng: Random) -> str:
-    """One record: an opening, then facts and remarks in random order, jotted down with random punctuation."""
+    """One record: an opening, then facts and remarks in random order with random punctuation."""
     kind = rng.choice(KINDS)
     facts = [rng.choice(wordings) for wordings in rng.sample(kind.facts, rng.randint(3, 5))]
     remarks = [rng.choice(COMMENTS) * kind.settings + remark for remark in rng.sample(REMARKS, rng.randint(3, 5))]

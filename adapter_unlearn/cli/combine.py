@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jsonargparse
 
-from adapter_unlearn.cli.command import Command, add_output, parse
+from adapter_unlearn.cli.command import Command, add_flags, add_output, parse
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
@@ -12,16 +12,16 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("--adapters", nargs="+", required=True, help="folders of PEFT LoRA adapters for one base")
     parser.add_argument("--weights", nargs="+", type=float, required=True, help="one number for each adapter")
     parser.add_argument("--rank", type=int, default=None, help="compress the sum to this rank, by truncated SVD")
-    parser.add_argument("--force", action="store_true", help="accept adapters that name different bases")
     add_output(parser, required=True)
+    add_flags(parser, ("overwrite", "force"))
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
-    """Combine, and say where the sum is."""
+    """Combine the adapters, and print the folder."""
     values = parse(parser, words)
     from adapter_unlearn.weights import arithmetic
 
-    print(f"wrote {arithmetic.combine(**values)}; arithmetic.json states its relative error")
+    print(f"wrote {arithmetic.combine(**values)}; arithmetic.json holds its relative error")
 
 
 COMMAND = Command("add adapters exactly, with weights", add_arguments, run)

@@ -1,18 +1,39 @@
-"""What a command is, and the flags that several commands share."""
+"""What a command is, and the flags that commands share, which are derived from the recipe's dataclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import docstring_parser
 import jsonargparse
 
 from adapter_unlearn import recipe
 from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Stop, Utility
 
 PROGRAM = "adapter-unlearn"
-METRIC_HELP = "metrics to compute, one column each (see docs/metrics.md); `forward` and `all` stand for several"
+
+FLAGS: dict[str, tuple[type, str]] = {
+    "model": (Model, "name"),
+    "max_perplexity_increase": (Stop, "max_perplexity_increase"),
+    **{name: (Model, name) for name in ("quantization", "dtype")},
+    **{name: (Data, name) for name in ("forget", "retain", "holdout", "validation", "test")},
+    **{name: (Data, name) for name in ("max_tokens", "prefix_tokens")},
+    **{name: (Evaluation, name) for name in ("forms", "metrics", "bounds", "batch_size")},
+    **{name: (Utility, name) for name in ("tasks", "replies", "limit")},
+    **{name: (Permissions, name) for name in ("overwrite", "force", "trust_remote_code")},
+}
+"""Short flag -> the dataclass and the field that it sets. The field gives its type, choices, default and help."""
+
+BASE = ("model", "forget", "quantization", "dtype", "max_tokens", "prefix_tokens", "batch_size")
+"""Flags of every command that scores a forget set."""
+
+PERMISSIONS = tuple(field.name for field in fields(Permissions))
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,25 +64,66 @@ def parse(parser: jsonargparse.ArgumentParser, words: list[str]) -> dict[str, An
         raise RecipeError(recipe.one_line(str(error)).replace("recipe key ", "--").replace("recipe: ", "")) from error
 
 
+def add_flags(parser: jsonargparse.ArgumentParser, names: Sequence[str], **defaults: Any) -> None:
+    """Add short flags.
+
+    Args:
+        parser: of a command.
+        names: of FLAGS.
+        defaults: by flag, where a command's default is not the field's. A flag without any default is required.
+    """
+    for name in names:
+        kind, field_name = FLAGS[name]
+        field = next(field for field in fields(kind) if field.name == field_name)
+        options = _type_options(get_type_hints(kind)[field_name]) | {"help": _help(kind, field_name)}
+        default = defaults.get(name, field.default if field.default_factory is MISSING else field.default_factory())
+        options |= {"required": True} if default is MISSING else {"default": default}
+        parser.add_argument(f"--{name}", **options)
+
+
+def from_flags(kind: type[T], values: dict[str, Any], **others: Any) -> T:
+    """A dataclass from the flags that set its fields; the flags are removed from the values.
+
+    Args:
+        kind: of FLAGS.
+        values: of parse.
+        others: fields that no flag sets.
+    """
+    flags = {name: field for name, (owner, field) in FLAGS.items() if owner is kind and name in values}
+    return kind(**{field: values.pop(name) for name, field in flags.items()}, **others)
+
+
 def add_output(parser: jsonargparse.ArgumentParser, default: str | None = None, required: bool = False) -> None:
-    """Add --output_dir and --overwrite."""
+    """Add --output_dir."""
     options: dict[str, Any] = {"required": True} if required else {"default": default}
     parser.add_argument("--output_dir", type=str, **options, help="folder to write; it must be new or empty")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in that folder")
 
 
-def add_force(parser: jsonargparse.ArgumentParser) -> None:
-    """Add --force."""
-    parser.add_argument("--force", action="store_true", help="accept an adapter that was made for another base")
+def show(action: Callable[[], None]) -> None:
+    """Print a result on the first process of a launch, and end the launch."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.is_main_process:
+        action()
+    state.destroy_process_group()
 
 
-def add_model(parser: jsonargparse.ArgumentParser, required: bool = True) -> None:
-    """Add the flags that name a base model and the forget set, and say how both are read."""
-    needed: dict[str, Any] = {"required": True} if required else {"default": None}
-    parser.add_argument("--model", type=str, **needed, help="folder or hub id of the base; embedded:model is shipped")
-    parser.add_argument("--forget", nargs="+", **needed, help="the texts: jsonl, csv, parquet, txt, npy, or a hub id")
-    parser.add_argument("--quantization", choices=["nf4", "int8", "none"], default="nf4")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
-    parser.add_argument("--max_tokens", type=int, default=200, help="longer texts become windows of this many tokens")
-    parser.add_argument("--prefix_tokens", type=int, default=50, help="tokens of a sequence given as its prefix")
-    parser.add_argument("--batch_size", type=int, default=16, help="sequences in one forward pass")
+def _type_options(hint: Any) -> dict[str, Any]:
+    """How an argument takes values of this type: its type or choices, and nargs for a list."""
+    if hint is bool:
+        return {"action": "store_true"}
+    if get_origin(hint) is Literal:
+        return {"choices": list(get_args(hint))}
+    parts = [part for part in get_args(hint) if part not in (NoneType, ...)]
+    if get_origin(hint) in (list, tuple):
+        return _type_options(parts[0]) | {"nargs": "+"}
+    if parts:  # a union: of a text and a list of texts, or of a value and None
+        return _type_options(parts[-1])
+    return {"type": hint}
+
+
+def _help(kind: type, field_name: str) -> str:
+    documented = docstring_parser.parse(kind.__doc__ or "").params
+    text = next((entry.description or "" for entry in documented if entry.arg_name == field_name), "")
+    return " ".join(text.split()).removesuffix(".")

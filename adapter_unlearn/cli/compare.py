@@ -1,10 +1,11 @@
-"""`adapter-unlearn compare`: finished runs side by side, or the runs of a matrix of recipes and seeds."""
+"""`adapter-unlearn compare`: compare finished runs, or the runs of a matrix of recipes and seeds."""
 
 from __future__ import annotations
 
 import jsonargparse
 
-from adapter_unlearn.cli.command import Command, add_force, parse
+from adapter_unlearn.cli.command import PERMISSIONS, Command, add_flags, from_flags, parse, show
+from adapter_unlearn.recipe import Permissions
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
@@ -18,27 +19,20 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
         "--baseline", type=str, default=None,
         help="the method that differences are relative to: a name, or `best`; the first by default",
     )  # fmt: skip
-    add_force(parser)
     parser.add_argument("--output_dir", type=str, required=True, help="folder to write; a matrix's runs go there too")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier comparison, and runs whose recipe has changed"
-    )
+    add_flags(parser, PERMISSIONS)
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> int:
-    """Compare, and show the table; 1 if a run failed."""
+    """Compare, and show the table; the exit code is 1 if a run failed."""
     values = parse(parser, words)
-    from accelerate import PartialState
-
+    permissions = from_flags(Permissions, values)
     from adapter_unlearn import pipeline
     from adapter_unlearn.reporting import terminal
 
-    found = pipeline.compare(matrix=values.pop("config"), **values)
-    state = PartialState()
-    if state.is_main_process:
-        terminal.show_comparison(found, values["output_dir"])
-    state.destroy_process_group()
-    return int(found.runs["failed"].notna().any())
+    comparison = pipeline.compare(matrix=values.pop("config"), permissions=permissions, **values)
+    show(lambda: terminal.show_comparison(comparison, values["output_dir"]))
+    return int(comparison.runs["failed"].notna().any())
 
 
 COMMAND = Command("compare finished runs, or the runs of a matrix of recipes and seeds", add_arguments, run)

@@ -1,25 +1,26 @@
-"""`adapter-unlearn demo`: the whole job on the embedded default."""
+"""`adapter-unlearn demo`: a complete run on the embedded default."""
 
 from __future__ import annotations
 
 import jsonargparse
 
 from adapter_unlearn import recipe
-from adapter_unlearn.cli.command import Command, add_output, parse
+from adapter_unlearn.cli.command import Command, add_flags, add_output, from_flags, parse
 from adapter_unlearn.cli.unlearn import unlearn_and_show
-from adapter_unlearn.recipe import shipped
+from adapter_unlearn.recipe import Permissions, shipped
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Add the flags."""
     add_output(parser, default="runs/demo")
+    add_flags(parser, ["overwrite"])
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     """Unlearn the embedded forget set and show every sequence."""
     values = parse(parser, words)
     chosen = recipe.load_recipe(shipped.path("tiny-cpu/match.yaml"), ["--output_dir", values["output_dir"]])
-    unlearn_and_show(chosen, values["overwrite"], demo=True)
+    unlearn_and_show(chosen, from_flags(Permissions, values), demo=True)
 
 
-COMMAND = Command("unlearn the embedded default: the whole job in two minutes", add_arguments, run)
+COMMAND = Command("unlearn the embedded default: a complete run in two minutes", add_arguments, run)

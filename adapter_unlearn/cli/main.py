@@ -1,4 +1,4 @@
-"""Find the command, run it, and print a user's error as one line. Nothing heavy is imported before a command runs."""
+"""Run a command, and print a user's error as one line. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adapter_unlearn.cli.table import COMMANDS
 from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.version import __version__
 
-DESCRIPTION = "Make a language model stop reciting given texts with a removable LoRA adapter, and prove it."
+DESCRIPTION = "Make a language model stop reciting given texts with a removable LoRA adapter, and measure the effect."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words of the command line; None takes those of the process.
 
     Returns:
-        The exit code: 0; 1 if a comparison has runs that failed; 2 after a user's error, printed as one line.
+        The exit code: 0; 1 if runs of a comparison failed; 2 after a user's error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -35,13 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        _complain(" ".join(str(error).split()))
+        _print_error(" ".join(str(error).split()))
         return 2
     except Exception as error:
         if debug or type(error).__name__ != "OutOfMemoryError":
             raise
         fix = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
-        _complain(f"out of memory on the accelerator; {fix}")
+        _print_error(f"out of memory on the accelerator; {fix}")
         return 2
 
 
@@ -50,8 +50,8 @@ def entry_point() -> None:
     sys.exit(main())
 
 
-def _complain(message: str) -> None:
-    """One line on stderr, from the first process of a launch: the others met the same error."""
+def _print_error(message: str) -> None:
+    """Print one line on stderr, only on the first process of a launch: the others have the same error."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{PROGRAM}: error: {message}", file=sys.stderr)
 
@@ -87,7 +87,7 @@ def _usage() -> str:
 
 
 def _set_up_logging(debug: bool) -> None:
-    """Our own messages on stderr; those of the libraries only with --debug."""
+    """Show this package's messages on stderr, and those of libraries only with --debug."""
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING)
     first = os.environ.get("RANK", "0") == "0"
     level = logging.DEBUG if debug else logging.INFO

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import jsonargparse
 
-from adapter_unlearn.cli.command import METRIC_HELP, Command, add_force, add_model, add_output, parse
+from adapter_unlearn.cli import command
+from adapter_unlearn.cli.command import Command, from_flags, parse
+from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Add the flags."""
-    add_model(parser)
-    parser.add_argument("--adapter", nargs="+", default=[], help="adapter folders, stacked")
-    add_force(parser)
-    parser.add_argument("--metrics", nargs="+", default=None, help=METRIC_HELP)
-    add_output(parser)
+    command.add_flags(parser, command.BASE)
+    parser.add_argument("--adapter", nargs="+", default=[], help="adapter folders; several are active together")
+    command.add_flags(parser, ["metrics"], metrics=None)
+    command.add_output(parser)
+    command.add_flags(parser, command.PERMISSIONS)
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     """Score, and show the most memorized sequences."""
     values = parse(parser, words)
-    from accelerate import PartialState
-
-    from adapter_unlearn import pipeline
+    from adapter_unlearn import pipeline, scoring
     from adapter_unlearn.reporting import terminal
 
-    if values["metrics"] is None:
-        del values["metrics"]
-    scores = pipeline.score_files(**values)
-    if PartialState().is_main_process:
-        terminal.show_scores(scores)
+    values["metrics"] = values["metrics"] or list(scoring.DEFAULT_METRICS)
+    model, data = from_flags(Model, values), from_flags(Data, values)
+    evaluation, permissions = from_flags(Evaluation, values), from_flags(Permissions, values)
+    overview = pipeline.score_files(model, data, values["adapter"], evaluation, values["output_dir"], permissions)
+    command.show(lambda: terminal.show_scores(overview))
 
 
 COMMAND = Command("measure how far each text of a file is memorized", add_arguments, run)

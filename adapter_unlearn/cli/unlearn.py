@@ -5,7 +5,8 @@ from __future__ import annotations
 import jsonargparse
 
 from adapter_unlearn import recipe
-from adapter_unlearn.cli.command import Command
+from adapter_unlearn.cli.command import PERMISSIONS, Command, show
+from adapter_unlearn.recipe import Permissions, Recipe
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
@@ -13,30 +14,27 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     recipe.add_recipe_arguments(parser)
     parser.epilog = (
         "A recipe that names no method takes what it leaves out, the method match included, from recipes/default.yaml."
-        " --overwrite replaces an earlier run in output_dir; --force accepts a model.adapter made for another base."
+        " Flags that no recipe can set: --overwrite replaces an earlier run in output_dir; --force accepts a"
+        " model.adapter that was made for another base; --trust_remote_code runs Python code that comes with the model."
     )
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     """Unlearn, and show the result."""
-    # Flags of this command, not keys of the recipe: no file may set them.
-    overwrite, force = ("--overwrite" in words, "--force" in words)
-    words = [word for word in words if word not in ("--overwrite", "--force")]
-    unlearn_and_show(recipe.parse_recipe(parser, words), overwrite, force)
+    # The permissions are no arguments of the parser, because a recipe's file could set those.
+    flags = {f"--{name}": name for name in PERMISSIONS}
+    permissions = Permissions(**{name: True for flag, name in flags.items() if flag in words})
+    chosen = recipe.parse_recipe(parser, [word for word in words if word not in flags])
+    unlearn_and_show(chosen, permissions)
 
 
-def unlearn_and_show(chosen: recipe.Recipe, overwrite: bool, force: bool = False, demo: bool = False) -> None:
+def unlearn_and_show(chosen: Recipe, permissions: Permissions, demo: bool = False) -> None:
     """Unlearn, and show the result on the first process."""
-    from accelerate import PartialState
-
     from adapter_unlearn import pipeline
     from adapter_unlearn.reporting import terminal
 
-    folder = pipeline.unlearn(chosen, overwrite=overwrite, force=force)
-    state = PartialState()
-    if state.is_main_process:
-        terminal.show_run(folder, demo=demo)
-    state.destroy_process_group()
+    folder = pipeline.unlearn(chosen, permissions)
+    show(lambda: terminal.show_run(folder, demo=demo))
 
 
 COMMAND = Command("train an unlearning adapter from a recipe, and evaluate it", add_arguments, run)

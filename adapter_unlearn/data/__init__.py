@@ -1,4 +1,4 @@
-"""Texts or token ids from anywhere become one Dataset of sequences, in memory; sets are compared by shared n-grams."""
+"""Read texts or token ids as a Dataset of sequences, in memory, and compare sets by the n-grams that they share."""
 
 from adapter_unlearn.data.overlap import bos_tokens, duplicates, overlaps
 from adapter_unlearn.data.sequences import load_sequences

@@ -1,7 +1,7 @@
-"""Files, hub datasets and objects in memory become tables of rows that know their place in the source.
+"""Read files, hub datasets and objects in memory as tables of rows, each with its place in the source.
 
-The texts are secrets. So nothing here writes a file (`load_dataset` without streaming and `.map` leave Arrow files of
-the text in the HF cache), and no message quotes a cell, a token or what may be a cell of a CSV file without header.
+The texts are secrets. Nothing here writes a file: `load_dataset` without streaming and `.map` would leave the text in
+Arrow files in the HF cache. No message quotes a cell, a token, or a column name that may be a text.
 """
 
 import codecs
@@ -31,7 +31,7 @@ EXPECTED = "text, or input_ids, or prompt and completion"
 
 
 class Row(NamedTuple):
-    """One row of a source, and where it stands there."""
+    """One row of a source, and its place there."""
 
     place: str  # for messages, such as "forget.jsonl, line 7"
     values: dict[str, Any]
@@ -41,12 +41,12 @@ class Table(NamedTuple):
     """The rows of one source."""
 
     name: str
-    columns: list[str]  # all that were found; the rows hold only those that matter
+    columns: list[str]  # of the source; the rows hold only those of COLUMNS
     rows: list[Row]
 
 
 def read(source: Any) -> list[Table]:
-    """Whatever `load_sequences` takes, as one or more tables."""
+    """Read a source of `load_sequences` as one or more tables."""
     if isinstance(source, str | os.PathLike):
         return _read_named(assets.resolve(str(source)))
     if isinstance(source, datasets.Dataset):
@@ -56,7 +56,7 @@ def read(source: Any) -> list[Table]:
         return [_table("the data frame", rows, columns=list(source.columns))]
     if not isinstance(source, list | tuple):
         raise InputError(
-            f"no source: a {type(source).__name__}; give a path, a hub id, a Dataset, a DataFrame or a list"
+            f"the source is a {type(source).__name__}; give a path, a hub id, a Dataset, a DataFrame or a list"
         )
     if _are_paths(source):
         return _read_files([Path(assets.resolve(str(path))) for path in source])
@@ -64,11 +64,11 @@ def read(source: Any) -> list[Table]:
         return [_table("the list", [{"text": text} for text in source])]
     if all(isinstance(row, Mapping) for row in source):
         return [_table("the list", source)]
-    raise InputError("the list: mixes kinds of items; give only paths, only texts or only dicts")
+    raise InputError("the list: mixes several kinds of items; give only paths, only texts or only dicts")
 
 
 def _are_paths(items: list[Any] | tuple[Any, ...]) -> bool:
-    """Paths, not texts: Path objects, or strings of which one is a file's name, or which all end as data files do."""
+    """Whether the items are paths: Path objects, or strings of which one is a file or all end like data files."""
     if not items or not all(isinstance(item, str | os.PathLike) for item in items):
         return False
     if any(isinstance(item, os.PathLike) or _is(Path.is_file, item) for item in items):
@@ -77,7 +77,7 @@ def _are_paths(items: list[Any] | tuple[Any, ...]) -> bool:
 
 
 def _is(test: Callable[[Path], bool], name: str) -> bool:
-    """Whether a file or folder of that name is there. A text may be too long for a name, or hold a NUL."""
+    """Whether a file or folder of that name exists. A text may be too long for a name, or hold a NUL."""
     try:
         return bool(name) and test(Path(name))
     except (OSError, ValueError):
@@ -89,35 +89,36 @@ def _ends_as_data_file(name: str) -> bool:
 
 
 def _read_named(name: str) -> list[Table]:
-    """A file; or a folder that is a dataset, or a hub id, these two with or without `:split`."""
+    """Read a file, or a dataset folder or hub id with or without `:split`."""
     folder = _is(Path.is_dir, name)
     if not folder and (_is(Path.exists, name) or _ends_as_data_file(name)):
         return _read_files([Path(name)])
     place, split = (name, "train") if folder or ":" not in name else name.rsplit(":", 1)
-    # data/forget.tsv looks like a hub id too; but where there is a folder data, its names aren't sent over the network
+    # A mistyped path such as data/forget.tsv looks like a hub id, and must not be sent over the network.
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", place) and not Path(place).parent.is_dir()
     if _is(Path.is_dir, place) or hub:
         return [_read_dataset(place, split)]
-    shown = name if re.fullmatch(r"\S+", name) else "the source"  # with a space it may be a text given by mistake
-    raise InputError(f"{shown}: no such file and no hub id (owner/name); check the path, or give texts as a list")
+    place = name if re.fullmatch(r"\S+", name) else "the source"  # with a space it may be a text
+    raise InputError(f"{place}: no such file and no hub id (owner/name); check the path, or give texts as a list")
 
 
 def _read_dataset(name: str, split: str) -> Table:
-    """A split of a folder or of a hub dataset: streamed, so that no copy of it is left in the HF cache."""
+    """Read a split of a dataset folder or hub dataset, streamed, so that no copy is left in the HF cache."""
     local = Path(name).is_dir()
     table = None
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("datasets", "huggingface_hub"))}
     try:
         for logger in loggers:
-            logger.setLevel(logging.CRITICAL)  # what they would say, in many lines, is said in our one line
-        with tempfile.TemporaryDirectory() as locks:  # even streaming leaves a lock file, called after the folder
+            logger.setLevel(logging.CRITICAL)  # their messages may quote a text
+        with tempfile.TemporaryDirectory() as locks:  # streaming leaves a lock file named after the folder
             splits = datasets.load_dataset(name, streaming=True, cache_dir=locks if local else None)
             if split in splits:
                 table = _table(f"{name}, split {split}", splits[split])
-    except Exception as error:  # of datasets, pyarrow, httpx, …: dozens of types, and their words may quote a text
-        what = "a folder that can't be read as a dataset" if local else "no file or folder, nor a hub dataset in reach"
-        mend = "give the file in it" if local else "check the name, the network and HF_HUB_OFFLINE, or give a file"
-        raise InputError(f"{name}: {what} ({type(error).__name__}); {mend}") from None
+    except Exception as error:  # of many types, and its message may quote a text
+        problem, fix = "no such file, folder or hub dataset", "check the name, the network and HF_HUB_OFFLINE"
+        if local:
+            problem, fix = "this folder can't be read as a dataset", "give the file in it"
+        raise InputError(f"{name}: {problem} ({type(error).__name__}); {fix}") from None
     finally:
         for logger, level in loggers.items():
             logger.setLevel(level)
@@ -132,9 +133,9 @@ def _read_files(paths: list[Path]) -> list[Table]:
         if not _is(Path.exists, str(path)):
             raise InputError(f"{path}: no such file; check the path")
         if kind not in _READERS or path.is_dir():
-            raise InputError(f"{path}: not a file of a known kind; give one of {', '.join(_READERS)}")
+            raise InputError(f"{path}: unknown file type; give one of {', '.join(_READERS)}")
         if (kind == ".npy") != (kinds[paths[0]] == ".npy"):
-            raise InputError(f"{path}: .npy parts are joined side by side, other files can't be; load them apart")
+            raise InputError(f"{path}: .npy files can't be combined with other files; load them separately")
     return [_read_npy(paths)] if kinds[paths[0]] == ".npy" else [_READERS[kinds[path]](path) for path in paths]
 
 
@@ -145,14 +146,14 @@ def _table(
     unit: str = "row {}",
     numbers: Iterable[int] | None = None,
 ) -> Table:
-    """Rows with their numbers in the source, 1, 2, … if not given. Without `columns`, their keys are the columns."""
-    found: dict[Any, None] = {}
+    """Rows with their numbers in the source, by default 1, 2, …; by default the columns are their keys."""
+    keys: dict[Any, None] = {}
     kept = []
     for number, values in zip(numbers or count(1), rows, strict=False):
-        found.update(dict.fromkeys(values))
-        wanted = {column: values[column] for column in COLUMNS if column in values}
-        kept.append(Row(f"{name}, {unit.format(number)}", wanted))
-    return Table(name, list(map(str, found if columns is None else columns)), kept)
+        keys.update(dict.fromkeys(values))
+        cells = {column: values[column] for column in COLUMNS if column in values}
+        kept.append(Row(f"{name}, {unit.format(number)}", cells))
+    return Table(name, list(map(str, keys if columns is None else columns)), kept)
 
 
 def _bytes(path: Path) -> bytes:
@@ -163,7 +164,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file. Only a line feed ends one: form feeds and U+2028 may stand in a text."""
+    """Numbered lines of a UTF-8 file. Only a line feed ends a line, because a text may hold form feeds and U+2028."""
     for number, line in enumerate(_bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         try:
             yield number, line.decode()
@@ -185,15 +186,15 @@ def _read_jsonl(path: Path) -> Table:
 def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except (ValueError, RecursionError):  # the parser's own words are left out: they may quote the line
-        raise InputError(f"{path}, line {number}: not valid JSON; write one object a line") from None
+    except (ValueError, RecursionError):  # the parser's message may quote the line
+        raise InputError(f"{path}, line {number}: not valid JSON; write one object per line") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path}, line {number}: not a JSON object; write one object a line, with {EXPECTED}")
+        raise InputError(f"{path}, line {number}: not a JSON object; write one object per line, with {EXPECTED}")
     return value
 
 
 def _read_csv(path: Path) -> Table:
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses texts of more than 131072 characters
+    limit = csv.field_size_limit(2**31 - 1)  # the default refuses texts of more than 131,072 characters
     header: list[str] = []
     rows: list[dict[str, str]] = []
     try:
@@ -205,8 +206,10 @@ def _read_csv(path: Path) -> Table:
             else:
                 raise csv.Error
     except csv.Error:
-        what = "more or fewer fields than the header, or a broken quote; quote texts that hold commas or line breaks"
-        raise InputError(f"{path}, row {len(rows) + 1} below the header: {what}") from None
+        raise InputError(
+            f"{path}, row {len(rows) + 1} below the header: not as many fields as the header, or an open quote; "
+            "quote texts that hold commas or line breaks"
+        ) from None
     finally:
         csv.field_size_limit(limit)
     return _table(str(path), rows, header, unit="row {} below the header")
@@ -217,24 +220,25 @@ def _read_parquet(path: Path) -> Table:
         table = pq.ParquetFile(pa.BufferReader(_bytes(path))).read()
         rows = table.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError):
-        raise InputError(f"{path}: not a readable Parquet file; write it again, or give JSONL") from None
+        raise InputError(f"{path}: not a readable Parquet file; write it again or give JSONL") from None
     return _table(str(path), rows, table.column_names)
 
 
 def _read_npy(paths: list[Path]) -> Table:
-    """Arrays of token ids, rows × tokens, joined side by side."""
+    """Arrays of token ids, shape (rows, tokens), joined along the tokens."""
     parts: list[list[list[int]]] = []
     for path in paths:
         try:
             array = np.load(io.BytesIO(_bytes(path)), allow_pickle=False)
         except (ValueError, EOFError, OSError):
-            raise InputError(f"{path}: not a plain .npy array (pickles aren't read); save it with numpy.save") from None
+            raise InputError(f"{path}: not a .npy array without pickles; save it with numpy.save") from None
         if not isinstance(array, np.ndarray) or array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
-            raise InputError(f"{path}: not a two-dimensional array of whole numbers; give rows × token ids")
-        parts.append(array.tolist())  # as lists, because joining uint64 with int64 would make floats
+            raise InputError(f"{path}: not a two-dimensional array of whole numbers; give rows of token ids")
+        parts.append(array.tolist())  # lists, because joining uint64 with int64 gives floats
         if len(parts[-1]) != len(parts[0]):
-            counts = f"{len(parts[-1])} rows, but {paths[0]} has {len(parts[0])}"
-            raise InputError(f"{path}: {counts}; give parts of the same rows")
+            raise InputError(
+                f"{path}: has {len(parts[-1])} rows, but {paths[0]} has {len(parts[0])}; give parts of the same rows"
+            )
     rows = [{"input_ids": list(chain(*row))} for row in zip(*parts, strict=True)]
     return _table(" + ".join(map(str, paths)), rows, ["input_ids"])
 

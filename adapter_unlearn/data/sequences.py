@@ -1,6 +1,6 @@
-"""Rows become sequences: checked, tokenized once, and cut into windows on their token ids.
+"""Turn rows into sequences: check them, tokenize them once, and cut their token ids into windows.
 
-No message holds a text or a token. Whatever a human counts begins with 1: rows and lines, default ids, windows.
+No message holds a text or a token. Rows, lines, default ids and windows are counted from 1.
 """
 
 import json
@@ -19,7 +19,7 @@ from adapter_unlearn.data.overlap import DESCRIPTION
 from adapter_unlearn.data.reading import COLUMNS, EXPECTED, Row, Table, read
 from adapter_unlearn.errors import InputError
 
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _FORMS = (["text"], ["input_ids"], ["prompt", "completion"])
 _STRING, _INTEGER = datasets.Value("string"), datasets.Value("int32")
 _FEATURES = {"id": _STRING, "document": _STRING, "input_ids": datasets.Sequence(_INTEGER)}
@@ -41,24 +41,31 @@ def load_sequences(
     prefix_tokens: int = 50,
     vocab_size: int | None = None,
 ) -> datasets.Dataset:
-    """Read texts or token ids and return a Dataset of sequences, held in memory.
+    """Read texts or token ids, and return a Dataset of sequences that is held in memory.
 
-    `source` is a path (.jsonl, .json, .csv, .parquet, .txt, .npy; `embedded:forget.jsonl` is one of the shipped files);
-    a list of paths (.npy: joined along axis 1; others: one after another); a folder that is a dataset or a hub id
-    `owner/name`, both with `:split` if it isn't train; a Dataset; a DataFrame; a list of dicts or of texts. Columns:
-    `text`, or `input_ids`, or `prompt` and `completion`, and perhaps `id`; otherwise a row's number, counted on over
-    all files, is its id.
-    `tokenizer` is needed for text. It adds its leading bos, if it does so by default, and no other special token.
+    A row has `text`, or `input_ids`, or `prompt` and `completion`, and optionally `id`; the default id is the row's
+    number over all files. Texts longer than `max_tokens` become windows that start every `stride` tokens (at most a
+    window's length); the last window ends with the text.
 
-    Resulting columns, one row a sequence: `id` (str; `document#1`, … for windows of a long text), `document` (str),
-    `input_ids` (list of T ints, T <= `max_tokens`), `prefix_tokens` (int: min(`prefix_tokens`, T // 2), or the prompt's
-    length), `scored_from` (int: index of the first token whose prediction counts: 1, or the prompt's length),
-    `zlib_bytes` (int: what zlib makes of the text without prompt and bos, decoded from its tokens; None without a
-    tokenizer).
-    Windows start every `stride` tokens (at most a window's length, so that none is lost), the last one ends with the
-    text. A row with T < 2 is kept.
+    Args:
+        source: a path (.jsonl, .json, .csv, .parquet, .txt, .npy; `embedded:forget.jsonl` is a shipped file); a list
+            of paths (.npy files are joined along axis 1, others one after another); a dataset folder or a hub id
+            `owner/name`, both with `:split` unless it is train; a Dataset; a DataFrame; a list of dicts or of texts.
+        tokenizer: required for text. Its leading bos is added if it adds one by default, and no other special token.
+        max_tokens: maximum length of a sequence.
+        stride: tokens from the start of one window to the next.
+        prefix_tokens: tokens given as the prefix.
+        vocab_size: of the model; token ids must be below it.
 
-    Raises InputError, one sentence that never holds the text, if the source or one of the numbers can't be used.
+    Returns:
+        One row per sequence: `id` (str; `document#1`, … for windows of a long text), `document` (str), `input_ids`
+        (T ints, T <= `max_tokens`), `prefix_tokens` (int: min(`prefix_tokens`, T // 2), or the length of the prompt),
+        `scored_from` (int: index of the first token whose prediction counts: 1, or the length of the prompt),
+        `zlib_bytes` (int: compressed size of the text without prompt and bos, decoded from its tokens; None without a
+        tokenizer). Rows with T < 2 are kept.
+
+    Raises:
+        InputError: the source or one of the numbers can't be used.
     """
     _check_lengths(max_tokens, stride, prefix_tokens)
     tables = read(source)
@@ -77,9 +84,7 @@ def load_sequences(
         ids = [document] if len(windows) == 1 else [f"{document}#{k}" for k in range(1, len(windows) + 1)]
         for name in {document, *ids}:
             if name in used:
-                raise InputError(
-                    f"{row.place}: its id, or a window's id made of it, is that of {used[name]}; change one"
-                )
+                raise InputError(f"{row.place}: its id or a window's id is also that of {used[name]}; change one")
             used[name] = row.place
         sequences += [(name, document, *window) for name, window in zip(ids, windows, strict=True)]
     columns = dict(zip(_FEATURES, map(list, zip(*sequences, strict=True)), strict=True))
@@ -89,12 +94,14 @@ def load_sequences(
 
 
 def _check_lengths(max_tokens: int, stride: int, prefix_tokens: int) -> None:
-    if max_tokens < 2:
-        raise InputError(f"max_tokens is {max_tokens}, but a prediction needs 2 tokens; give 2 or more")
-    if stride < 1:
-        raise InputError(f"stride is {stride}; give 1 or more")
-    if prefix_tokens < 1:
-        raise InputError(f"prefix_tokens is {prefix_tokens}; give 1 or more")
+    # a prediction needs two tokens
+    for name, value, least in (
+        ("max_tokens", max_tokens, 2),
+        ("stride", stride, 1),
+        ("prefix_tokens", prefix_tokens, 1),
+    ):
+        if value < least:
+            raise InputError(f"{name} is {value}; give {least} or more")
 
 
 def _form(tables: list[Table]) -> list[str]:
@@ -104,52 +111,54 @@ def _form(tables: list[Table]) -> list[str]:
         if not table.rows:
             raise InputError(f"{table.name}: no rows; give at least one text")
         if form not in _FORMS:
-            found = f"can't tell what to read from its columns ({_shown(table.columns)})"
-            raise InputError(f"{table.name}: {found}; give exactly one of these: {EXPECTED}")
+            raise InputError(
+                f"{table.name}: can't tell what to read from its columns ({_printable(table.columns)}); "
+                f"give exactly one of these: {EXPECTED}"
+            )
         if any(column not in tables[0].columns for column in form):
-            raise InputError(f"{table.name}: other columns than in {tables[0].name}; load files of one form together")
+            raise InputError(f"{table.name}: other columns than in {tables[0].name}; load the files separately")
         if repeated := [column for column in COLUMNS if table.columns.count(column) > 1]:
-            raise InputError(f"{table.name}: two columns are called {repeated[0]}; rename or remove one")
+            raise InputError(f"{table.name}: two columns are named {repeated[0]}; rename or remove one")
     return form
 
 
-def _shown(columns: list[str]) -> str:
-    """Column names for a message. One that looks like no name may be a text: line 1 of a CSV file without header."""
+def _printable(columns: list[str]) -> str:
+    """Column names for a message. Any other string may be a text: the first line of a CSV file without header."""
     plain = [column for column in columns if re.fullmatch(r"[A-Za-z][A-Za-z_]{0,23}", column)]
     hidden = [f"{len(columns) - len(plain)} not shown, as they may be text"] if len(plain) < len(columns) else []
     return ", ".join(plain + hidden) or "none"
 
 
 def _documents(rows: list[Row], own: bool) -> list[str]:
-    """Each row's own `id`, or its number."""
+    """The `id` of each row, or its number."""
     if not own:
         return [str(number) for number in range(1, len(rows) + 1)]
     for row in rows:
         value = row.values.get("id")
         if isinstance(value, bool) or not isinstance(value, str | int | np.integer) or not str(value).strip():
-            raise InputError(f"{row.place}: column id holds no text and no integer; give every row an id, or none")
-        if _HALF_CHARACTER.search(str(value)):
-            raise InputError(f"{row.place}: column id holds half a surrogate pair, which is no character; mend it")
+            raise InputError(f"{row.place}: column id is neither text nor an integer; give every row an id, or no row")
+        if _SURROGATE.search(str(value)):
+            raise InputError(f"{row.place}: column id holds half a surrogate pair; give valid Unicode")
     return [str(row.values["id"]) for row in rows]
 
 
 def _text(row: Row, column: str) -> str:
-    """The row's text in `column`, unchanged."""
+    """The row's text in this column."""
     value = row.values.get(column)
     missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
     if missing or (isinstance(value, str) and not value.strip()):
         raise InputError(f"{row.place}: no text in column {column}; fill it or remove the row")
     if not isinstance(value, str):
-        raise InputError(f"{row.place}: column {column} holds no text but a {type(value).__name__}; make it a string")
-    if _HALF_CHARACTER.search(value):
-        raise InputError(f"{row.place}: column {column} holds half a surrogate pair, which is no character; mend it")
+        raise InputError(f"{row.place}: column {column} holds a {type(value).__name__}; give a string")
+    if _SURROGATE.search(value):
+        raise InputError(f"{row.place}: column {column} holds half a surrogate pair; give valid Unicode")
     return value
 
 
 def _token_ids(row: Row) -> list[int]:
     """The row's token ids, as Python ints."""
     value = row.values.get("input_ids")
-    if isinstance(value, str):  # a CSV file writes a list as JSON
+    if isinstance(value, str):  # a CSV file holds the list as JSON
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
@@ -158,7 +167,7 @@ def _token_ids(row: Row) -> list[int]:
     if not isinstance(value, list | tuple) or not value:
         raise InputError(f"{row.place}: no list of token ids in column input_ids; fill it or remove the row")
     if not all(issubclass(kind, int | np.integer) and kind is not bool for kind in set(map(type, value))):
-        raise InputError(f"{row.place}: column input_ids holds something else than whole numbers; give token ids")
+        raise InputError(f"{row.place}: column input_ids holds other values than whole numbers; give token ids")
     return list(map(int, value))
 
 
@@ -166,12 +175,12 @@ def _check_vocabulary(row: Row, tokens: _Tokens, vocab_size: int | None, form: l
     limit = 2**31 if vocab_size is None else vocab_size
     ids = tokens.lead + tokens.body
     if min(ids) < 0 or max(ids) >= limit:
-        mend = "check the ids against the model" if form == ["input_ids"] else "give the model's own tokenizer"
-        raise InputError(f"{row.place}: a token id is outside the vocabulary, 0 to {limit - 1}; {mend}")
+        fix = "give ids of this model's tokenizer" if form == ["input_ids"] else "give the model's own tokenizer"
+        raise InputError(f"{row.place}: a token id is outside the vocabulary, 0 to {limit - 1}; {fix}")
 
 
 def _default_bos(tokenizer: Any) -> int | None:
-    """The bos that the tokenizer puts before a text unasked. The probe is a text: on "" an eos may look like it."""
+    """The bos that the tokenizer adds by default. It is probed with a text, because on "" an eos looks the same."""
     if tokenizer is None or tokenizer.bos_token_id is None:
         return None
     bos: int = tokenizer.bos_token_id
@@ -180,49 +189,49 @@ def _default_bos(tokenizer: Any) -> int | None:
 
 
 def _encode(tokenizer: Any, texts: list[str]) -> Iterator[list[int]]:
-    """Token ids without special tokens; in batches, because the tokenizer's own records are far larger than the ids."""
+    """Token ids without special tokens, in batches, because the tokenizer's records are much larger than the ids."""
     for start in range(0, len(texts), 1000):
         batch = texts[start : start + 1000]
-        # verbose=False: that a text is longer than the model's context is no news, it will be cut into windows
+        # verbose=False: no warning about texts longer than the model's context, which are cut into windows
         yield from tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def _tokens(rows: list[Row], form: list[str], tokenizer: Any, bos: int | None) -> Iterator[_Tokens]:
-    """The tokens of each row. Prompt and completion are tokenized apart: the prompt is what an attacker types."""
+    """The tokens of each row. Prompt and completion are tokenized separately: the prompt is what an attacker types."""
     parts: Iterable[tuple[list[int], ...]]
     if form == ["input_ids"]:
         parts = ((_token_ids(row),) for row in rows)
     elif tokenizer is None:
         raise InputError(
-            f"{rows[0].place}: text needs a tokenizer, and the model has none that loads; add it, or give input_ids"
+            f"{rows[0].place}: text needs a tokenizer, and the model's can't be loaded; add it, or give input_ids"
         )
     else:
         texts = [[_text(row, column) for row in rows] for column in form]
         parts = zip(*(_encode(tokenizer, column) for column in texts), strict=True)
     for row, (*prompts, rest) in zip(rows, parts, strict=True):
         if not rest:
-            raise InputError(f"{row.place}: the tokenizer makes no token of its {form[-1]}; remove the row")
+            raise InputError(f"{row.place}: its {form[-1]} has no tokens; remove the row")
         ids = [*chain(*prompts), *rest]
-        brought = [bos] if bos is not None and ids[0] == bos else []  # by token ids, or by a text that spells it out
+        brought = [bos] if bos is not None and ids[0] == bos else []  # token ids or a text may begin with the bos
         lead = [bos] if bos is not None and form != ["input_ids"] else brought
         yield _Tokens(lead, ids[len(brought) :], max(0, len(ids) - len(rest) - len(brought)))
 
 
 def _windows(tokens: _Tokens, max_tokens: int, stride: int, prefix_tokens: int) -> Iterator[tuple[list[int], int, int]]:
-    """Cut a row into (input_ids, prefix_tokens, prompted), each of at most `max_tokens` tokens, bos included.
+    """Cut a row into windows (input_ids, prefix_tokens, prompted) of at most `max_tokens` tokens, including the bos.
 
-    `prompted` is how many of its tokens are prompt, the bos with them, or 0; they never count. A prompt that would fill
-    a window is cut to its end, half a window long. The prompt is the first window's prefix; of a later window, which
-    may hold the prompt's end, the prefix is that at least.
+    `prompted` is the number of prompt tokens in the window, including the bos, or 0; they are never scored. A prompt
+    that would fill a window is cut to its last half window. The prompt is the prefix of the first window. The prefix of
+    a later window includes any prompt tokens in it.
     """
     lead, body, prompt = tokens
-    room = max_tokens - len(lead)
-    if prompt >= room:
+    size = max_tokens - len(lead)
+    if prompt >= size:
         kept = max_tokens // 2 - len(lead)
         body, prompt = body[prompt - kept :], kept
-    last = max(0, len(body) - room)
-    for start in [*range(0, last, min(stride, room)), last]:
-        ids = lead + body[start : start + room]
+    last = max(0, len(body) - size)
+    for start in [*range(0, last, min(stride, size)), last]:
+        ids = lead + body[start : start + size]
         prompted = len(lead) + prompt - start if prompt > start else 0
         prefix = min(prefix_tokens, len(ids) // 2)
         if prompted:
@@ -231,7 +240,7 @@ def _windows(tokens: _Tokens, max_tokens: int, stride: int, prefix_tokens: int) 
 
 
 def _zlib_bytes(tokenizer: Any, tokens: list[int]) -> int | None:
-    """Length of the text that these tokens make, compressed: a number that the metric `zlib` needs, and no text."""
+    """The compressed size of the tokens' text, for the metric `zlib`; None without a tokenizer."""
     if tokenizer is None:
         return None
     text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sets:
-    """The sets of a run, as data.load_sequences gives them; only the forget set must be there."""
+    """The sets of a run, as returned by data.load_sequences. Only the forget set is required."""
 
     forget: Dataset
     retain: Dataset | None = None
@@ -20,6 +20,6 @@ class Sets:
     test: Dataset | None = None
 
     def given(self) -> dict[str, Dataset]:
-        """Name -> set, without those that are not given."""
+        """Name -> set, without the sets that are None."""
         pairs = [(field.name, getattr(self, field.name)) for field in fields(self)]
         return {name: sequences for name, sequences in pairs if sequences is not None}

@@ -18,6 +18,7 @@ from adapter_unlearn.errors import InputError
 from adapter_unlearn.evaluation import utility
 from adapter_unlearn.evaluation.summary import BASE
 from adapter_unlearn.metrics.prefixes import prefix_curve, worst_of
+from adapter_unlearn.recipe import Permissions
 from adapter_unlearn.weights import rounding
 
 if TYPE_CHECKING:
@@ -197,8 +198,8 @@ def measure_merged(
         measurement = measure(model, form, [], measuring)
         del model
         deltas = rounding.survival(
-            base.name, [*frozen, *adapters], quantization, base.dtype, revision=base.revision,
-            trust_remote_code=trust_remote_code, force=True,
+            base, [*frozen, *adapters], quantization, base.dtype,
+            permissions=Permissions(force=True, trust_remote_code=trust_remote_code),
         )  # fmt: skip
         before = bases[quantization]
         words = f"{base.dtype}, {'not quantized' if quantization == 'none' else quantization}"

@@ -1,6 +1,7 @@
-"""Base models and the adapters on them: load, attach, stack, activate, scale, save."""
+"""Load base models; attach, stack, activate, scale and save adapters on them."""
 
 from adapter_unlearn.models.adapters import (
+    FROZEN,
     active,
     adapter_names,
     add_finished,
@@ -11,7 +12,7 @@ from adapter_unlearn.models.adapters import (
     set_scale,
     stack,
     train_through,
-)
+)  # fmt: skip
 from adapter_unlearn.models.base import (
     Dtype,
     Quantization,
@@ -24,35 +25,13 @@ from adapter_unlearn.models.base import (
     skeleton,
     stored_quantization,
     weights_folder,
-)
+)  # fmt: skip
 from adapter_unlearn.models.modes import evaluating, generator
 from adapter_unlearn.models.processes import broadcast, gathered, share_of
 
 __all__ = [
-    "Dtype",
-    "Quantization",
-    "active",
-    "adapter_names",
-    "add_finished",
-    "attach",
-    "attach_next",
-    "broadcast",
-    "evaluating",
-    "fetch",
-    "gathered",
-    "generator",
-    "load_base",
-    "load_config",
-    "load_tokenizer",
-    "quantization_config",
-    "quantized_modules",
-    "save_adapter",
-    "scaled",
-    "set_scale",
-    "share_of",
-    "skeleton",
-    "stack",
-    "stored_quantization",
-    "train_through",
-    "weights_folder",
-]
+    "FROZEN", "Dtype", "Quantization", "active", "adapter_names", "add_finished", "attach", "attach_next", "broadcast",
+    "evaluating", "fetch", "gathered", "generator", "load_base", "load_config", "load_tokenizer",
+    "quantization_config", "quantized_modules", "save_adapter", "scaled", "set_scale", "share_of", "skeleton", "stack",
+    "stored_quantization", "train_through", "weights_folder",
+]  # fmt: skip

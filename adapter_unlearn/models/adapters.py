@@ -1,6 +1,6 @@
-"""Put adapters on a base model, switch them, scale them, and save them.
+"""Attach, stack, activate, scale and save adapters on a base model.
 
-Nothing here copies the model: with its adapters disabled, a model is its base, bit for bit.
+The model is never copied: with its adapters disabled it is its base, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,81 +23,73 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from adapter_unlearn.recipe import Adapter
 
-def attach(
-    base: PreTrainedModel,
-    r: int = 16,
-    alpha: float = 32.0,
-    dropout: float = 0.0,
-    target_modules: str | list[str] = "all-linear",
-    use_rslora: bool = False,
-    carried: str | Path | None = None,
-) -> PeftModel:
-    """Put a fresh LoRA adapter named `default` on the base; at first it changes nothing (B is zero).
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FROZEN = "frozen"
+"""The name on the model of a frozen base adapter, the recipe's `model.adapter`."""
+
+
+def attach(base: PreTrainedModel, adapter: Adapter, frozen_adapter: str | Path | None = None) -> PeftModel:
+    """Put a new LoRA adapter named `default` on the base. Its B is zero, so it changes nothing yet.
 
     Args:
         base: from load_base.
-        r: rank.
-        alpha: numerator of the scaling.
-        dropout: on the adapter's input.
-        target_modules: all-linear, or names.
-        use_rslora: scale by 1/sqrt(r) instead of 1/r.
-        carried: an adapter folder the model already carries; it stays frozen and active beneath.
+        adapter: rank, scaling, dropout and target modules.
+        frozen_adapter: folder of an adapter that is part of the base; it is loaded as `frozen`, and stays frozen and
+            active.
 
     Raises:
-        ModelError: a target module does not exist, or `carried` can't be loaded.
+        ModelError: a target module does not exist, or `frozen_adapter` can't be loaded.
     """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=target_modules,
-        use_rslora=use_rslora,
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        use_rslora=adapter.use_rslora,
     )
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft sets it right for Conv1D, and says so
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft corrects it for Conv1D and warns
             model = get_peft_model(base, config)
     except (ValueError, RuntimeError, re.error) as error:
         raise ModelError(f"recipe keys adapter.target_modules, adapter.r: {first_sentence(error)}") from error
-    if carried is not None:
-        _load_adapter(model, carried, "carried")
-        model.base_model.set_adapter(["carried", "default"])
-        for parameter_name, parameter in model.named_parameters():
-            parameter.requires_grad_(".default." in parameter_name)
+    if frozen_adapter is not None:
+        _load_adapter(model, frozen_adapter, FROZEN)
+        _activate(model, [FROZEN, "default"], {name for name, _ in model.named_parameters() if ".default." in name})
     return model
 
 
 def attach_next(model: PeftModel, name: str) -> None:
-    """Put one more fresh adapter on the model, shaped as `default`; it alone is trained, all others act as they did."""
+    """Put another new adapter with the configuration of `default` on the model, and make it the only trainable one.
+
+    The adapters that were active stay active.
+    """
     active_before = list(model.active_adapters)
     model.add_adapter(name, model.peft_config["default"])
-    model.base_model.set_adapter([*active_before, name])
-    for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad_(f".{name}." in parameter_name)
+    new = {parameter for parameter, _ in model.named_parameters() if f".{name}." in parameter}
+    _activate(model, [*active_before, name], new)
 
 
 def save_adapter(model: PeftModel, name: str, folder: str | Path) -> Path:
-    """Write one adapter of the model; return the folder it lies in, where plain PEFT finds it."""
+    """Write one adapter of the model; return the folder that plain PEFT loads it from."""
     model.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
     return Path(folder) if name == "default" else Path(folder) / name
 
 
 def add_finished(model: PeftModel, folder: str | Path, name: str) -> None:
-    """Load a finished adapter beside the others, frozen and not active. Raises ModelError where it does not fit."""
-    active_before = list(model.active_adapters)
-    trained = {parameter_name for parameter_name, p in model.named_parameters() if p.requires_grad}
+    """Load a finished adapter, frozen and inactive. Raises ModelError if it does not fit the model."""
+    active_before, trained = list(model.active_adapters), _trainable(model)
     _load_adapter(model, folder, name)
-    model.base_model.set_adapter(active_before)
-    for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter_name in trained)
+    _activate(model, active_before, trained)
 
 
 def set_scale(model: torch.nn.Module, name: str, factor: float) -> None:
-    """Let one adapter's delta count `factor` times: a setting of its layers, nothing is copied or changed."""
+    """Multiply one adapter's delta by `factor`; this is a setting of its layers, no weight is changed."""
     from peft.tuners.lora import LoraLayer
 
     for module in model.modules():
@@ -107,7 +99,7 @@ def set_scale(model: torch.nn.Module, name: str, factor: float) -> None:
 
 @contextmanager
 def scaled(model: torch.nn.Module, name: str, factor: float) -> Iterator[None]:
-    """Within, one adapter's delta counts `factor` times; before and after, once."""
+    """Multiply one adapter's delta by `factor` inside the block; the factor is 1 after it."""
     try:
         set_scale(model, name, factor)
         yield
@@ -116,11 +108,11 @@ def scaled(model: torch.nn.Module, name: str, factor: float) -> Iterator[None]:
 
 
 def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
-    """Put finished adapters on the base, all active at once, frozen.
+    """Put finished adapters on the base, all of them active and frozen.
 
     Args:
         base: from load_base.
-        adapters: folders, at least one; they get the names of `adapter_names`.
+        adapters: one folder or more; the adapters get the names of `adapter_names`.
 
     Raises:
         ModelError: a folder holds no PEFT adapter, or one that does not fit this base.
@@ -128,7 +120,7 @@ def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
     from peft import PeftModel
 
     names = adapter_names(len(adapters))
-    first = _adapter_folder(adapters[0])
+    first = _lora_folder(adapters[0])
     with _fitting(first):
         model = PeftModel.from_pretrained(base, str(first), adapter_name=names[0])
         _check_complete(model, first, names[0])
@@ -140,18 +132,17 @@ def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
 
 
 def adapter_names(number: int) -> list[str]:
-    """The names under which `stack` loads that many adapters."""
+    """The names that `stack` gives to this number of adapters."""
     return [f"adapter_{i}" for i in range(number)]
 
 
 @contextmanager
 def active(model: Any, names: Sequence[str]) -> Iterator[None]:
-    """Within, exactly these adapters act; with none the model is its base, bit for bit."""
+    """Make exactly these adapters active inside the block; with none, the model is its base, bit for bit."""
     if not hasattr(model, "peft_config"):
         yield
         return
-    before = list(model.active_adapters)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    before, trained = list(model.active_adapters), _trainable(model)
     try:
         if names:
             model.base_model.set_adapter(list(names))
@@ -160,20 +151,19 @@ def active(model: Any, names: Sequence[str]) -> Iterator[None]:
             with model.disable_adapter():
                 yield
     finally:
-        model.base_model.set_adapter(before)
-        for name, parameter in model.named_parameters():  # peft makes trainable what it activates or re-enables
-            parameter.requires_grad_(name in trained)
+        _activate(model, before, trained)
 
 
 def train_through(model: PeftModel, gradient_checkpointing: bool) -> None:
-    """Make the model ready for adapter training; with checkpointing, activations are recomputed layer by layer.
+    """Prepare the model for adapter training; with checkpointing, the backward pass recomputes activations.
 
-    prepare_model_for_kbit_training is not used: it upcasts embeddings and output layer to float32 (2.1 GB at 8B).
+    prepare_model_for_kbit_training is not used, because it upcasts embeddings and output layer to float32, which takes
+    2.1 GB more for a model of 8B parameters.
     """
     if not gradient_checkpointing:
         return
     base: Any = model.get_base_model()
-    # transformers renamed it in 5.2x; the older name warns there, the newer is missing before
+    # transformers renamed it in 5.2x: older versions lack the new name, newer versions warn about the old one
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     try:
         enable({"use_reentrant": False})
@@ -181,18 +171,29 @@ def train_through(model: PeftModel, gradient_checkpointing: bool) -> None:
         raise ModelError(f"recipe key training.gradient_checkpointing: {first_sentence(error)}") from error
 
 
+def _trainable(model: Any) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _activate(model: Any, adapters: Sequence[str], trainable: set[str]) -> None:
+    """Set the active adapters and the trainable parameters; peft makes every adapter trainable that it activates."""
+    model.base_model.set_adapter(list(adapters))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
+
+
 def _load_adapter(model: PeftModel, folder: str | Path, name: str) -> None:
-    path = _adapter_folder(folder)
+    path = _lora_folder(folder)
     with _fitting(path):
         model.load_adapter(str(path), adapter_name=name)
         _check_complete(model, path, name)
 
 
 def _check_complete(model: PeftModel, folder: Path, name: str) -> None:
-    """Every tensor of the file must have found its place, and every place its tensor: peft only warns."""
+    """Refuse an adapter with missing or unexpected tensors, about which peft only warns."""
     from peft import get_peft_model_state_dict
 
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+    with safe_open(folder / WEIGHTS, "pt") as file:
         stored = set(file.keys())
     placed = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
     odd = sorted((placed - stored) | {key for key in stored - placed if ".lora_" in key})
@@ -203,18 +204,32 @@ def _check_complete(model: PeftModel, folder: Path, name: str) -> None:
         )
 
 
-def _adapter_folder(folder: str | Path) -> Path:
+def adapter_config(folder: str | Path) -> dict[str, Any]:
+    """The config of a PEFT adapter's folder. Raises ModelError if the folder holds none, or no weights."""
     path = Path(folder)
-    for needed in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (path / needed).is_file():
-            raise ModelError(f"{path}: no adapter there ({needed} is missing); name the folder of a PEFT LoRA adapter")
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            raise ModelError(f"{path}: no adapter there ({name} is missing); name the folder of a PEFT LoRA adapter")
+    return read_json(path / CONFIG)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in an adapter's folder. Raises ModelError if it can't be read."""
     try:
-        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: adapter_config.json is no JSON; copy the adapter again") from error
-    if config.get("peft_type") != "LORA":
-        raise ModelError(f"{path}: a {config.get('peft_type')} adapter; only LoRA adapters can be stacked and measured")
-    return path
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path}: can't be read ({str(error).splitlines()[0][:200]}); copy the adapter again"
+        ) from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: holds no JSON object; copy the adapter again")
+    return value
+
+
+def _lora_folder(folder: str | Path) -> Path:
+    if (kind := adapter_config(folder).get("peft_type")) != "LORA":
+        raise ModelError(f"{folder}: is a {kind} adapter; name a LoRA adapter, no other can be stacked")
+    return Path(folder)
 
 
 @contextmanager

@@ -6,24 +6,22 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from adapter_unlearn import assets
 from adapter_unlearn.errors import ModelError
+from adapter_unlearn.recipe import Dtype, Quantization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
-Quantization = Literal["nf4", "int8", "none"]
-Dtype = Literal["bfloat16", "float16", "float32"]
-
-# Where a CPU kernel for 4-bit inference is not installed bitsandbytes says so at import; that is no user's problem.
+# bitsandbytes warns at import where its CPU kernel for 4-bit inference is not installed; it works without.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-# It also reports, at every single multiplication, that int8 computes in float16.
+# It also warns at every multiplication that int8 computes in float16.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
@@ -38,29 +36,30 @@ def load_base(
     """Load a causal language model for scoring or for training adapters on it.
 
     Args:
-        name: folder or hub id; `embedded:model` is the tiny one that comes with the package.
+        name: folder or hub id; `embedded:model` is the one shipped with the package.
         quantization: nf4 (4 bits, double quantization), int8 or none.
-        dtype: of what is not quantized, and of the computation.
+        dtype: of the weights that are not quantized, and of the computation.
         revision: hub revision.
-        trust_remote_code: run Python that comes with the model.
-        device: where to; None takes the first accelerator, else the CPU.
+        trust_remote_code: run Python code that comes with the model.
+        device: device to load to; None takes the first accelerator, or the CPU if there is none.
 
     Returns:
-        The model, frozen, in eval mode, without dropout. Embeddings and output layer keep `dtype`: nothing is upcast.
+        The model, frozen, in eval mode, without dropout. Embeddings and output layer keep `dtype`.
 
     Raises:
-        ModelError: no such model, no or not all weights, weights quantized otherwise, not a causal language model,
-            remote code needed, or out of memory.
+        ModelError: the model does not exist, is no causal language model, lacks weights, has weights in another
+            quantization, needs remote code, or does not fit into memory.
     """
+    from accelerate import PartialState
     from transformers import AutoModelForCausalLM
 
-    device = torch.device(device if device is not None else _default_device())
+    device = torch.device(PartialState().device if device is None else device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     stored = stored_quantization(load_config(name, **options))
     options |= {"dtype": getattr(torch, dtype), "device_map": {"": device}}
     if stored not in ("none", quantization):
         raise ModelError(
-            f"{name}: its weights are stored as {stored}; set quantization to that, or name the unquantized model"
+            f"{name}: its weights are stored as {stored}; set quantization to {stored}, or name the unquantized model"
         )
     if quantization != stored:
         options["quantization_config"] = quantization_config(quantization, dtype)
@@ -90,7 +89,7 @@ def quantization_config(quantization: str, dtype: str) -> Any:
 
 
 def stored_quantization(config: Any) -> str:
-    """How a model's weights are stored: none, nf4, int8, or another method's name."""
+    """The quantization of a model's stored weights: none, nf4, int8, or the name of another method."""
     stored = getattr(config, "quantization_config", None)
     if stored is None:
         return "none"
@@ -103,7 +102,7 @@ def stored_quantization(config: Any) -> str:
 
 
 def load_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The model's configuration: cheap, and it fails for a wrong name before texts are read. Raises ModelError."""
+    """Load the model's configuration, without its weights. Raises ModelError."""
     from transformers import AutoConfig
 
     with _loading(name):
@@ -111,7 +110,7 @@ def load_config(name: str, revision: str | None = None, trust_remote_code: bool 
 
 
 def weights_folder(name: str, revision: str | None) -> Path:
-    """Where the weight files of a model that was loaded before lie: its own folder, or the hub's cache."""
+    """The folder with the weight files of a model that was loaded before: its own, or the one in the hub's cache."""
     folder = Path(assets.resolve(name))
     if folder.is_dir():
         return folder
@@ -121,7 +120,7 @@ def weights_folder(name: str, revision: str | None) -> Path:
 
 
 def fetch(name: str, revision: str | None, files: Sequence[str]) -> Path:
-    """A model's folder; of a hub id the files of these names (globs) are downloaded first. Raises ModelError."""
+    """A model's folder; for a hub id, files that match these globs are downloaded first. Raises ModelError."""
     folder = Path(assets.resolve(name))
     if folder.is_dir():
         return folder
@@ -132,7 +131,7 @@ def fetch(name: str, revision: str | None, files: Sequence[str]) -> Path:
 
 
 def skeleton(config: Any, name: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model without its weights, on the meta device: modules, shapes, and which weights are tied.
+    """The model without weights, on the meta device: its modules, shapes and tied parameters.
 
     Raises:
         ModelError: as load_base.
@@ -145,7 +144,7 @@ def skeleton(config: Any, name: str, trust_remote_code: bool = False) -> PreTrai
 
 
 def quantized_modules(config: Any, name: str, quantization: str, trust_remote_code: bool = False) -> set[str]:
-    """The modules whose weights this quantization replaces, as transformers chooses them; not the output layer."""
+    """Names of the modules that transformers quantizes with this method; the output layer is not among them."""
     from transformers.quantizers import AutoHfQuantizer
 
     model: Any = skeleton(config, name, trust_remote_code)
@@ -160,22 +159,16 @@ def quantized_modules(config: Any, name: str, quantization: str, trust_remote_co
 def load_tokenizer(
     name: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase | None:
-    """The model's tokenizer, or None where there is none or it can't be loaded: token ids can be unlearned without."""
+    """The model's tokenizer, or None if there is none or it can't be loaded; sets of token ids need none."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(
             assets.resolve(name), revision=revision, trust_remote_code=trust_remote_code
         )
-    except Exception as error:  # as in _loading; who gives texts is told that the model has no tokenizer
+    except Exception as error:  # of many types, as in _loading; load_sequences reports it if there is text to tokenize
         log.debug("no tokenizer in %s: %s", name, error)
         return None
-
-
-def _default_device() -> str:
-    from accelerate import PartialState
-
-    return str(PartialState().device)
 
 
 def _keep_canonical_4bit(model: torch.nn.Module) -> None:
@@ -207,24 +200,24 @@ def _loading(name: str) -> Iterator[None]:
         raise ModelError(
             f"{name}: out of memory while loading; choose model.quantization nf4 or free memory"
         ) from error
-    except Exception as error:  # what a foreign model folder can break is of dozens of types
+    except Exception as error:  # a damaged model folder raises errors of many types
         raise ModelError(f"{name}: {_reason(name, error)}") from error
 
 
 def _reason(name: str, error: Exception) -> str:
     folder, message = Path(assets.resolve(name)), first_sentence(error)
     if "trust_remote_code" in str(error):
-        return "this model comes with its own code; read it, then allow it with --model.trust_remote_code true"
+        return "this model comes with its own Python code; read it, then allow it with --trust_remote_code"
     if folder.is_dir() and not (folder / "config.json").is_file():
         return "no config.json in this folder; name the folder of a transformers model"
     if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
         return "no weights in this folder (*.safetensors); copy them there or name another model"
     if not folder.exists() and isinstance(error, OSError):
-        return "no such folder, and no model of that id can be had from the hub; check the name and the connection"
+        return "no such folder, and the hub gives no model of this id; check the name and the connection"
     return f"it can't be loaded as a causal language model: {message}"
 
 
 def first_sentence(error: Exception) -> str:
-    """The first line of an error's message and its type, for a message of one line."""
+    """The first line of an error's message, and its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     return f"{lines[0][:300]} ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""Context managers that set how a model runs, and set it back."""
+"""Context managers that change how a model runs and restore it afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block, the model's own mode after it."""
+    """Put the model into evaluation mode inside the block, and restore its mode after it."""
     was_training = model.training
     model.eval()
     try:
@@ -22,11 +22,11 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def generator(model: Any) -> Iterator[Any]:
-    """The model's `generate`; within, nothing is set that is not said in the call.
+    """Yield the model's `generate`, without the defaults of the model's own generation config.
 
-    transformers fills every setting that a call leaves open from the model's own generation config, for example a
-    repetition penalty. Adapters sit in the layers of the base, so its `generate` is theirs too; that of PEFT would
-    put the config back.
+    transformers fills every setting that a call leaves open, for example a repetition penalty, from that config.
+    The base's `generate` runs the adapters too, because they are in its layers; PEFT's `generate` would restore the
+    config.
     """
     from peft import PeftModel
     from transformers import GenerationConfig

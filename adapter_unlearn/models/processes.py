@@ -1,4 +1,4 @@
-"""Share work among the processes of a launch, and collect the results: the only place that knows how."""
+"""Share work among the processes of a launch and collect the results. No other module does this."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def share_of(items: list[T], accelerator: Accelerator | None) -> list[T]:
-    """This process's share of the items: every n-th of them, on n processes."""
+    """This process's share of the items: every n-th item on n processes."""
     return items if accelerator is None else items[accelerator.process_index :: accelerator.num_processes]
 
 

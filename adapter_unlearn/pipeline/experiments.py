@@ -1,13 +1,13 @@
-"""A matrix of experiments: one YAML that says what all of them share, and for each only what it does differently.
+"""A matrix of experiments: one YAML file with the keys that all of them share and the changes of each.
 
     recipe: my.yaml                        # a recipe's file, and/or
-    base: {training: {max_epochs: 40}}     # keys of a recipe that all experiments share
-    seeds: [0, 1, 2]                       # of every experiment that has none of its own
+    base: {training: {max_epochs: 40}}     # recipe keys that all experiments share
+    seeds: [0, 1, 2]                       # of every experiment without its own
     experiments:
       sga: {method: {name: sga, threshold: 0.7}}
       npo: {method: {name: npo}, training: {learning_rate: 1.0e-3}, seeds: [0]}
 
-Paths are taken as in a recipe: from the folder the command is started in. Nothing heavy is imported here.
+Paths are relative to the working folder, as in a recipe. This module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SHARED = (
     "model.name", "model.revision", "model.adapter", "evaluation.bounds", "data.forget", "data.holdout",
     "data.max_tokens", "data.stride", "data.prefix_tokens",
 )  # fmt: skip
-"""What may not differ between experiments that shall be compared; a test may, at the loss of its column."""
+"""Keys that must be equal in experiments that are compared. With different test sets their column is empty."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a matrix: an experiment with a seed; its recipe says where it goes."""
+    """One run of a matrix: an experiment with a seed; its recipe names the folder."""
 
     experiment: str
     seed: int
@@ -45,35 +45,35 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
     """Every run of a matrix, experiment by experiment, each in `output_dir`/EXPERIMENT-seedN.
 
     Args:
-        matrix: the file, or what it would hold.
-        output_dir: where the runs go.
+        matrix: the file, or its content.
+        output_dir: folder for the runs.
 
     Raises:
-        RecipeError: the file is missing or no YAML, a key is unknown or stands twice, an experiment's recipe is wrong,
-            or two experiments are on different texts or bases and could not be compared. Nothing has been run by then.
+        RecipeError: the file is missing or not YAML, a key is unknown or repeated, an experiment's recipe is wrong, or
+            experiments have different texts or bases and can't be compared.
     """
     where = "matrix" if isinstance(matrix, Mapping) else str(matrix)
-    given = _mapping(matrix if isinstance(matrix, Mapping) else _read(matrix), where)
-    if unknown := [key for key in given if key not in KEYS]:
+    content = _mapping(matrix if isinstance(matrix, Mapping) else _read(matrix), where)
+    if unknown := [key for key in content if key not in KEYS]:
         raise RecipeError(f"{where}: unknown key {unknown[0]!r}; a matrix has {', '.join(KEYS)}")
-    shared, seeds = _shared(given, where)
-    experiments = _mapping(given.get("experiments"), f"{where}, experiments")
+    shared, seeds = _shared(content, where)
+    experiments = _mapping(content.get("experiments"), f"{where}, experiments")
     if not experiments:
-        raise RecipeError(f"{where}: experiments names none; give at least one")
+        raise RecipeError(f"{where}: experiments is empty; give at least one")
     planned = []
     for name, changes in experiments.items():
         place = f"{where}, experiment {name!r}"
         if not re.fullmatch(r"\w[\w .+=,-]*", str(name)):
-            raise RecipeError(f"{place}: is no name for a folder; use letters, digits, blanks and . + = , _ -")
+            raise RecipeError(f"{place}: the name can't be a folder's; use letters, digits, blanks and . + = , _ -")
         own = dict(_mapping(changes, place))
         own_seeds = _seeds(own.pop("seeds"), place) if "seeds" in own else seeds
         _refuse_fixed(own, place)
         try:
-            made = recipe.from_mapping(merged(shared, own))
+            run = recipe.from_mapping(merged(shared, own))
         except RecipeError as error:
             raise RecipeError(f"{place}: {error}") from error
         planned += [
-            Planned(str(name), seed, replace(made, seed=seed, output_dir=str(Path(output_dir) / f"{name}-seed{seed}")))
+            Planned(str(name), seed, replace(run, seed=seed, output_dir=str(Path(output_dir) / f"{name}-seed{seed}")))
             for seed in own_seeds
         ]
     _check_comparable(planned, where)
@@ -81,23 +81,23 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
 
 
 def merged(shared: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipe keys with those of an experiment over them, section by section.
+    """Recipe keys with an experiment's changes, section by section.
 
-    Another method brings its own parameters: of the shared ones none stays, for they belong to another method.
+    An experiment with another method gets none of the shared method parameters.
     """
-    found = dict(shared)
+    keys = dict(shared)
     for key, value in changes.items():
-        old = found.get(key)
+        old = keys.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             other = key == "method" and value.get("name", old.get("name")) != old.get("name")
-            found[key] = dict(value) if other else {**old, **value}
+            keys[key] = dict(value) if other else {**old, **value}
         else:
-            found[key] = value
-    return found
+            keys[key] = value
+    return keys
 
 
 def differing(first: Recipe, second: Recipe) -> list[str]:
-    """The keys, with dots, in which two recipes differ, but for where the run goes and who tracks it."""
+    """The keys, with dots, in which two recipes differ; output_dir and tracking are left out."""
     a, b = (_flat(recipe.as_dict(one)) for one in (first, second))
     return [
         key for key in dict.fromkeys([*a, *b]) if key not in ("output_dir", "tracking") and a.get(key) != b.get(key)
@@ -117,34 +117,34 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _shared(given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[int]]:
-    """What the experiments deviate from, and their seeds."""
-    if "recipe" not in given and "base" not in given:
-        raise RecipeError(f"{where}: base is missing; give the keys all experiments share, or recipe: FILE")
+def _shared(content: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[int]]:
+    """The keys that all experiments share, and their seeds."""
+    if "recipe" not in content and "base" not in content:
+        raise RecipeError(f"{where}: base is missing; give the keys that all experiments share, or recipe: FILE")
     shared: dict[str, Any] = {}
-    if "recipe" in given:
-        if not isinstance(given["recipe"], str):
-            raise RecipeError(f"{where}: recipe is no file's name; give a recipe's path")
-        shared = recipe.as_dict(recipe.load_recipe(given["recipe"]))
+    if "recipe" in content:
+        if not isinstance(content["recipe"], str):
+            raise RecipeError(f"{where}: recipe is not a path; give the path of a recipe's file")
+        shared = recipe.as_dict(recipe.load_recipe(content["recipe"]))
     seeds = [shared.get("seed", 0)]
-    base = _mapping(given.get("base"), f"{where}, base")
+    base = _mapping(content.get("base"), f"{where}, base")
     _refuse_fixed(base, f"{where}, base")
-    if "seeds" in given:
-        seeds = _seeds(given["seeds"], where)
+    if "seeds" in content:
+        seeds = _seeds(content["seeds"], where)
     return merged(shared, base), seeds
 
 
 def _refuse_fixed(values: Mapping[str, Any], place: str) -> None:
     if "seed" in values:
-        raise RecipeError(f"{place}: seed is not set here; give seeds: [{values['seed']}]")
+        raise RecipeError(f"{place}: seed can't be set here; give seeds: [{values['seed']}]")
     if "output_dir" in values:
-        raise RecipeError(f"{place}: output_dir is not set here; every run goes into the comparison's folder")
+        raise RecipeError(f"{place}: output_dir can't be set here; remove it, runs go into the comparison's folder")
 
 
 def _seeds(value: Any, place: str) -> list[int]:
     whole = isinstance(value, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value)
     if not whole or not value or len(set(value)) < len(value) or not all(0 <= seed < 2**32 for seed in value):
-        raise RecipeError(f"{place}: seeds is a list of whole numbers from 0, each once, for example [0, 1, 2]")
+        raise RecipeError(f"{place}: seeds must be distinct whole numbers from 0; give a list such as [0, 1, 2]")
     return list(value)
 
 
@@ -154,7 +154,7 @@ def _check_comparable(planned: list[Planned], where: str) -> None:
         for key in SHARED:
             if (mine := look_up(first.recipe, key)) != (its := look_up(other.recipe, key)):
                 raise RecipeError(
-                    f"{where}: experiments {first.experiment!r} and {other.experiment!r} can't be compared, for {key}"
+                    f"{where}: experiments {first.experiment!r} and {other.experiment!r} can't be compared: {key}"
                     f" is {mine} in one and {its} in the other; put it into base"
                 )
 
@@ -166,12 +166,12 @@ def _mapping(value: Any, place: str) -> Mapping[str, Any]:
 
 
 class _Strict(yaml.SafeLoader):
-    """YAML in which no key may stand twice: of two experiments of one name, PyYAML would drop the first in silence."""
+    """YAML that refuses repeated keys; PyYAML would silently drop the first of two experiments with one name."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := [key for i, key in enumerate(keys) if isinstance(key, str) and key in keys[:i]]:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands twice", node.start_mark)
+        if repeated := [key for i, key in enumerate(keys) if isinstance(key, str) and key in keys[:i]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {repeated[0]!r} is repeated", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -182,5 +182,5 @@ def _read(path: str | Path) -> Any:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RecipeError(f"{path}{line}: {error.problem}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or "is no YAML"
+        reason = getattr(error, "strerror", None) or "it is not YAML"
         raise RecipeError(f"{path}: can't be read ({reason}); give the file of a matrix") from error

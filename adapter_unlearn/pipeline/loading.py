@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapter_unlearn import data, models
 from adapter_unlearn.data import Sets
@@ -13,27 +13,35 @@ from adapter_unlearn.errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from adapter_unlearn.recipe import Data, Model, Source
+    from adapter_unlearn.recipe import Data, Model, Permissions, Source
 
 log = logging.getLogger(__name__)
 
+_SHOWN = 10
 
-def load(model: Model, texts: Data) -> tuple[Sets, list[str]]:
+
+class Loaded(NamedTuple):
+    """The sets of a run, and notes on texts that they share, by id."""
+
+    sets: Sets
+    notes: list[str]
+
+
+def load(model: Model, texts: Data, permissions: Permissions) -> Loaded:
     """Load every set that is given, and check it against the model.
 
     Args:
-        model: whose tokenizer is used, and whose vocabulary and length the sets must fit.
+        model: its tokenizer is used, and the sets must fit its vocabulary and length.
         texts: the sources.
-
-    Returns:
-        The sets, and notes on what they share, by id.
+        permissions: for the model.
 
     Raises:
-        InputError: a source can't be used; ModelError: there is no such model.
+        InputError: a source can't be used.
+        ModelError: there is no such model.
     """
-    where = (model.name, model.revision, model.trust_remote_code)
-    config = models.load_config(*where).get_text_config()
-    tokenizer = models.load_tokenizer(*where)
+    place = (model.name, model.revision, permissions.trust_remote_code)
+    config = models.load_config(*place).get_text_config()
+    tokenizer = models.load_tokenizer(*place)
     sets = Sets(**{
         name: _load_set(getattr(texts, name), tokenizer, texts, config.vocab_size)
         for name in ("forget", "retain", "holdout", "validation", "test")
@@ -44,13 +52,13 @@ def load(model: Model, texts: Data) -> tuple[Sets, list[str]]:
         longest = max(map(len, sequences["input_ids"]))
         if positions is not None and longest > positions:
             raise InputError(
-                f"data.{name}: a sequence has {longest} tokens and the model takes {positions}; lower data.max_tokens"
+                f"data.{name}: a sequence has {longest} tokens, but the model takes {positions}; lower data.max_tokens"
             )
-    return sets, _notes(sets)
+    return Loaded(sets, _notes(sets))
 
 
 def _load_set(source: Source, tokenizer: Any, texts: Data, vocab_size: int) -> Dataset:
-    # Paths, not strings: of several strings nobody could say whether they are names of files or texts.
+    # Paths instead of strings, because a list of strings could also be a list of texts.
     places: list[Any] = [source] if isinstance(source, str) else [Path(place) for place in source]
     return data.load_sequences(
         places if len(places) > 1 else places[0],
@@ -63,17 +71,17 @@ def _load_set(source: Source, tokenizer: Any, texts: Data, vocab_size: int) -> D
 
 
 def _notes(sets: Sets) -> list[str]:
-    """What a user should know about the data, by id: near-duplicates, and forget texts that stand elsewhere too."""
-    found = [("forget rows resemble each other", data.duplicates(sets.forget))]
+    """Near-duplicates in the forget set, and forget texts that are also in other sets, by id."""
+    shared = [("forget rows are near-duplicates", data.duplicates(sets.forget))]
     for name, sequences in sets.given().items():
         if name != "forget":
-            found.append((f"forget rows also stand in {name}", data.overlaps(sets.forget, sequences)))
+            shared.append((f"forget rows are also in {name}", data.overlaps(sets.forget, sequences)))
     notes = []
-    for what, pairs in found:
+    for what, pairs in shared:
         if pairs:
-            shown = ", ".join(f"{a} / {b}" for a, b in pairs[:10])
-            more = f" and {len(pairs) - 10} more" if len(pairs) > 10 else ""
-            notes.append(f"{len(pairs)} pairs of {what} (20 tokens or more in a row): {shown}{more}")
+            ids = ", ".join(f"{a} / {b}" for a, b in pairs[:_SHOWN])
+            more = f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+            notes.append(f"{len(pairs)} pairs of {what} (20 or more tokens in a row): {ids}{more}")
     for note in notes:
         log.warning(note)
     return notes

@@ -1,13 +1,11 @@
-"""What a run was made from, what it cost and how it ended: the content of unlearning.json. Ids and counts, no text."""
+"""Manifests: what a run was made from, what it cost and how it ended, as in unlearning.json. No text, only ids."""
 
 from __future__ import annotations
 
 import contextlib
 import platform
-import resource
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +14,11 @@ import torch
 
 from adapter_unlearn import models
 from adapter_unlearn.runs import run_folder
-from adapter_unlearn.version import __version__
 from adapter_unlearn.weights import adapter_files
 
 if TYPE_CHECKING:
-    from adapter_unlearn.data import Sets
-    from adapter_unlearn.evaluation.criteria import Bounds
+    from adapter_unlearn.evaluation.criteria import Criteria
+    from adapter_unlearn.pipeline.loading import Loaded
     from adapter_unlearn.recipe import Model, Recipe
     from adapter_unlearn.unlearning.stages import Trained
     from adapter_unlearn.unlearning.stopping import Goal
@@ -29,20 +26,20 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets")
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Wall-clock seconds of a run, and the number of its processes."""
+
+    seconds: float
+    processes: int
+
+
 def of_run(
-    run: Recipe,
-    base: dict[str, Any],
-    sets: Sets,
-    notes: list[str],
-    trained: Trained,
-    goal: Goal,
-    bounds: Bounds,
-    seconds: float,
-    processes: int,
+    run: Recipe, base: dict[str, Any], loaded: Loaded, criteria: Criteria, trained: Trained, goal: Goal, cost: Cost
 ) -> dict[str, Any]:
     """The manifest of an unlearning run; `base` is from base_identity."""
     outcome, shipped = trained.outcome, adapter_files.read(trained.folder)
-    return _common(run, base, sets, notes, bounds) | {
+    return _common(base, loaded, criteria) | {
         "method": run.method,
         "adapter": asdict(run.adapter)
         | {
@@ -60,8 +57,8 @@ def of_run(
             "validation_perplexity": outcome.log[outcome.kept_epoch]["validation_perplexity"],
         },
         "cost": {
-            "seconds": round(seconds, 1),
-            "processes": processes,
+            "seconds": round(cost.seconds, 1),
+            "processes": cost.processes,
             "epochs": outcome.log[-1]["epoch"],
             "sequences_ascended": outcome.sequences_ascended,
             "peak_memory_bytes": _peak_memory(),
@@ -70,61 +67,45 @@ def of_run(
 
 
 def of_evaluation(
-    run: Recipe,
-    base: dict[str, Any],
-    sets: Sets,
-    notes: list[str],
-    bounds: Bounds,
-    adapters: Sequence[str | Path],
+    base: dict[str, Any], loaded: Loaded, criteria: Criteria, adapters: Sequence[str | Path]
 ) -> dict[str, Any]:
     """The manifest of an evaluation of finished adapters."""
-    return _common(run, base, sets, notes, bounds) | {
-        "adapters": [{"path": str(path), "fingerprint": run_folder.fingerprint(path)} for path in adapters]
-    }
+    return _common(base, loaded, criteria) | {"adapters": run_folder.identities(adapters)}
 
 
-def of_interference(
-    base: dict[str, Any],
-    names: Sequence[str],
-    adapters: Sequence[str | Path],
-    set_names: Sequence[str],
-    sets: Sequence[tuple[Sets, list[str]]],
-) -> dict[str, Any]:
-    """The manifest of a matrix of adapters and forget sets."""
-    return _made() | {
+def of_interference(base: dict[str, Any], adapters: dict[str, str | Path], sets: dict[str, Loaded]) -> dict[str, Any]:
+    """The manifest of a matrix of adapters and forget sets, both by their names in the table."""
+    return _head() | {
         "base": base,
-        "adapters": list(names),
-        "adapter_fingerprints": [run_folder.fingerprint(path) for path in adapters],
-        "sets": list(set_names),
-        "n_sequences": [len(given.forget) for given, _ in sets],
-        "notes": [note for _, notes in sets for note in notes],
+        "adapters": list(adapters),
+        "adapter_fingerprints": [run_folder.fingerprint(path) for path in adapters.values()],
+        "sets": list(sets),
+        "n_sequences": [len(loaded.sets.forget) for loaded in sets.values()],
+        "notes": [note for loaded in sets.values() for note in loaded.notes],
     }
 
 
 def of_comparison(about: dict[str, Any]) -> dict[str, Any]:
-    """The head of a comparison: what all its runs share."""
-    return _made() | about
+    """The manifest of a comparison; `about` is what all its runs share."""
+    return _head() | about
 
 
-def _common(run: Recipe, base: dict[str, Any], sets: Sets, notes: list[str], bounds: Bounds) -> dict[str, Any]:
-    counts = {
+def _common(base: dict[str, Any], loaded: Loaded, criteria: Criteria) -> dict[str, Any]:
+    counts: dict[str, Any] = {
         name: {"n_sequences": len(sequences), "n_documents": len(set(sequences["document"]))}
-        for name, sequences in sets.given().items()
+        for name, sequences in loaded.sets.given().items()
     }
-    return _made() | {"base": base, "bounds": asdict(bounds), "data": counts | {"notes": notes}}
+    data = counts | {"notes": loaded.notes}
+    return _head() | {"base": base, "bounds": asdict(criteria.bounds), "data": data}
 
 
-def _made() -> dict[str, Any]:
-    """By what and when."""
-    return {
-        "package": {"name": "adapter-unlearn", "version": __version__},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES},
-    }
+def _head() -> dict[str, Any]:
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES}
+    return run_folder.provenance() | {"versions": versions}
 
 
 def base_identity(model: Model, loaded: Any) -> dict[str, Any]:
-    """Which base an adapter belongs to: name, revision, and a fingerprint of its weight files."""
+    """Name, revision, fingerprint and precision of a base model."""
     return {
         "name": model.name,
         "revision": getattr(loaded.config, "_commit_hash", None) or model.revision,
@@ -136,16 +117,20 @@ def base_identity(model: Model, loaded: Any) -> dict[str, Any]:
 
 
 def restart_peak_memory() -> None:
-    """Forget how much was held before, so that a run's peak is its own where one process makes several."""
+    """Reset the peak, so that each run of a process has its own."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    elif (peaks := Path("/proc/self/clear_refs")).exists():  # Linux; elsewhere a process's peak only grows
+    elif (peaks := Path("/proc/self/clear_refs")).exists():  # Linux; on other systems the peak only grows
         with contextlib.suppress(OSError):
             peaks.write_text("5", encoding="ascii")
 
 
-def _peak_memory() -> int:
-    """Most bytes held: of the accelerator where there is one, else of the process."""
+def _peak_memory() -> int | None:
+    """Peak bytes of the accelerator, or of the process without one; None on Windows."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,82 +1,60 @@
-"""Score a file's sequences: each row is on disk soon after it is known, so that a set may be larger than its table."""
+"""Score the sequences of a file. Rows are written as they are scored, so the table need not fit into memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adapter_unlearn import models, recipe, scoring
+from adapter_unlearn import scoring
 from adapter_unlearn.metrics import table
-from adapter_unlearn.pipeline import loading
-from adapter_unlearn.pipeline.common import check_output, load_base, new_accelerator, on_first_process
+from adapter_unlearn.pipeline import common, loading
+from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Recipe, checked
 from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
     import pandas as pd
     from accelerate import Accelerator
 
-    from adapter_unlearn.models import Quantization
-    from adapter_unlearn.recipe import Source
-
 
 def score_files(
-    model: str,
-    forget: Source,
-    adapter: Sequence[str | Path] = (),
-    quantization: Quantization = "nf4",
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
-    metrics: Sequence[str] = scoring.DEFAULT_METRICS,
-    max_tokens: int = 200,
-    prefix_tokens: int = 50,
-    batch_size: int = 16,
+    model: Model,
+    data: Data,
+    adapters: Sequence[str | Path] = (),
+    evaluation: Evaluation = Evaluation(metrics=list(scoring.DEFAULT_METRICS)),
     output_dir: str | Path | None = None,
-    overwrite: bool = False,
-    force: bool = False,
+    permissions: Permissions = Permissions(),
 ) -> scoring.Overview:
-    """Score the sequences of a file with a model, named as on the command line.
-
-    No more of the table is held than a part of it and what is returned; the file holds what scoring.score gives.
+    """Score the forget set's sequences; the file holds what scoring.score returns.
 
     Args:
-        model: folder or hub id.
-        forget: the texts to score.
-        adapter: adapter folders to stack on the model.
-        quantization: nf4, int8 or none.
-        dtype: of what is not quantized.
-        metrics: rows of the metrics table.
-        max_tokens: longer texts become windows.
-        prefix_tokens: tokens given before the rest must be recited.
-        batch_size: sequences in one forward.
-        output_dir: where to write sequences.parquet; None writes nothing.
-        overwrite: replace scores that stand there.
-        force: go on where an adapter was made for another base.
+        model: the base.
+        data: `forget`; other sets are not used.
+        adapters: adapter folders to stack on the model.
+        evaluation: metrics and batch size; the rest is not used.
+        output_dir: folder for sequences.parquet; None writes nothing.
+        permissions: `overwrite` earlier scores, `force` an adapter of another base, `trust_remote_code`.
 
     Returns:
-        How many rows there are, the mean of every metric, and the most memorized rows.
+        The number of rows, the mean of every metric, and the most memorized rows.
 
     Raises:
         UserError: a file, the model, an adapter or the folder can't be used.
     """
-    table.resolve(metrics)
-    run = recipe.checked(recipe.Recipe(
-        model=recipe.Model(name=model, quantization=quantization, dtype=dtype),
-        data=recipe.Data(forget, max_tokens=max_tokens, prefix_tokens=prefix_tokens),
-        evaluation=recipe.Evaluation(metrics=list(metrics), batch_size=batch_size),
-    ))  # fmt: skip
-    if output_dir is not None:
-        check_output(output_dir, overwrite, run.model, run.data, adapter)
-    accelerator = new_accelerator()
-    given, _ = loading.load(run.model, run.data)
-    base: Any = load_base(run.model, adapter, force)
-    scored = models.stack(base, adapter) if adapter else base
+    table.resolve(evaluation.metrics)
+    checked(Recipe(model, data, evaluation=evaluation))
+    common.check_output(output_dir, permissions, model, data, adapters)
+    accelerator = common.new_accelerator()
+    sets = loading.load(model, data, permissions).sets
+    loaded = common.load_stacked(model, adapters, permissions)
     overview = scoring.Overview()
-    with _rows_file(output_dir, overwrite, accelerator) as write:
-        for part in scoring.score_parts(scored, given.forget, metrics, batch_size, accelerator):
+    parts = scoring.score_parts(loaded, sets.forget, evaluation.metrics, evaluation.batch_size, accelerator)
+    with _rows_file(output_dir, permissions.overwrite, accelerator) as write:
+        for part in parts:
             write(part)
             overview.add(part)
         overview.check()
@@ -87,14 +65,14 @@ def score_files(
 def _rows_file(
     output_dir: str | Path | None, overwrite: bool, accelerator: Accelerator
 ) -> Iterator[Callable[[pd.DataFrame], None]]:
-    """Yield what appends rows to output_dir/sequences.parquet; the folder takes its place when all are written.
+    """Yield a function that appends rows to output_dir/sequences.parquet; the folder appears when all are written.
 
-    The first process writes. What fails there fails everywhere, so that none waits for ever.
+    The first process writes; an error there is raised on every process.
 
     Args:
-        output_dir: the folder to be; None writes nothing.
-        overwrite: replace scores that stand there.
-        accelerator: this process's place among the others.
+        output_dir: the folder to write; None writes nothing.
+        overwrite: replace earlier scores.
+        accelerator: this process among the others.
 
     Raises:
         OutputError: the folder can't be written.
@@ -110,14 +88,14 @@ def _rows_file(
             place.append(opened.enter_context(run_folder.new_folder(output_dir, overwrite)))
 
         def write(part: pd.DataFrame) -> None:
-            with run_folder.telling_of_the_disk(output_dir):
+            with run_folder.reporting_disk_errors(output_dir):
                 schema = writer[0].schema if writer else None
-                table = pa.Table.from_pandas(part, schema, preserve_index=False)
+                rows = pa.Table.from_pandas(part, schema, preserve_index=False)
                 if not writer:
-                    file = pq.ParquetWriter(place[0] / "sequences.parquet", table.schema)
+                    file = pq.ParquetWriter(place[0] / "sequences.parquet", rows.schema)
                     writer.append(opened.enter_context(file))
-                writer[0].write_table(table)
+                writer[0].write_table(rows)
 
-        on_first_process(accelerator, enter)
-        yield lambda part: on_first_process(accelerator, lambda: write(part))
-        on_first_process(accelerator, opened.close)
+        common.on_first_process(accelerator, enter)
+        yield lambda part: common.on_first_process(accelerator, lambda: write(part))
+        common.on_first_process(accelerator, opened.close)

@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,176 +15,176 @@ import torch
 from accelerate.utils import set_seed
 
 from adapter_unlearn import models, recipe
-from adapter_unlearn.data import Sets
-from adapter_unlearn.errors import RecipeError, UserError
+from adapter_unlearn.errors import UserError
 from adapter_unlearn.evaluation import forms as deployment
+from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
-from adapter_unlearn.evaluation.report import bounds_of, report
+from adapter_unlearn.evaluation.report import build_report
 from adapter_unlearn.metrics import table
-from adapter_unlearn.pipeline import loading, manifest
-from adapter_unlearn.pipeline.common import (
-    check_mergeable,
-    check_output,
-    load_base,
-    measure_merged,
-    new_accelerator,
-    on_first_process,
-)
-from adapter_unlearn.reporting import write
+from adapter_unlearn.pipeline import common, loading, manifest
+from adapter_unlearn.recipe import Permissions, Recipe
+from adapter_unlearn.reporting import run as run_report
 from adapter_unlearn.reporting.progress import Progress
+from adapter_unlearn.reporting.run import RunResults
 from adapter_unlearn.runs import run_folder
-from adapter_unlearn.unlearning import methods, rate_search, records, stages, stopping, synthetic
-from adapter_unlearn.unlearning.losses import LOSSES
+from adapter_unlearn.unlearning import methods, records, stages, stopping, synthetic
+from adapter_unlearn.unlearning.context import RunContext
 from adapter_unlearn.weights import adapter_files
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from adapter_unlearn.evaluation.criteria import Bounds
-    from adapter_unlearn.recipe import Recipe
+    from adapter_unlearn.evaluation.criteria import Criteria
 
 log = logging.getLogger(__name__)
 
+SHIPPED = "shipped"
+"""The name on the model of the adapter that the run writes."""
 
-def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = False, force: bool = False) -> Path:
-    """Train an unlearning adapter and prove what it does, sequence by sequence.
+
+def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissions = Permissions()) -> Path:
+    """Train an unlearning adapter, and measure its effect on every sequence.
 
     Args:
-        run: a recipe, a nested mapping with a recipe's keys, or a recipe's file.
-        overwrite: replace a run that stands in the recipe's output_dir, once the new one is whole.
-        force: go on where `model.adapter` was made for another base.
+        run: a recipe, a nested mapping with a recipe's keys, or the path of a recipe's file.
+        permissions: `overwrite` an earlier run in the recipe's output_dir once the new one is complete, `force` a
+            `model.adapter` of another base, `trust_remote_code`.
 
     Returns:
-        The run folder: a plain PEFT adapter at its root, with report, scores, manifest and resolved recipe beside it.
+        The run folder: a plain PEFT adapter with report, scores, manifest and resolved recipe.
 
     Raises:
         UserError: the recipe, a file, the model or the folder can't be used; nothing is left half-written.
     """
     run = resolved(run)
-    carried = [run.model.adapter] if run.model.adapter else []
-    check_output(run.output_dir, overwrite, run.model, run.data, carried)
-    table.resolve(run.evaluation.metrics)
-    check_mergeable(run.model, run.evaluation.forms)
+    check(run, permissions)
     started = time.monotonic()
     manifest.restart_peak_memory()
-    accelerator = new_accelerator(run.tracking, Path(run.output_dir).parent)
+    accelerator = common.new_accelerator(run.tracking, Path(run.output_dir).parent)
     set_seed(run.seed)
-    given, notes = loading.load(run.model, run.data)
-    with tempfile.TemporaryDirectory(prefix="adapter-unlearn-") as place:
-        model = models.attach(
-            load_base(run.model, carried, force), **dataclasses.asdict(run.adapter), carried=run.model.adapter
-        )
-        models.train_through(model, run.training.gradient_checkpointing)
+    frozen = [models.FROZEN] if run.model.adapter else []
+    with tempfile.TemporaryDirectory(prefix=common.TEMPORARY) as place:
+        # load
+        loaded = loading.load(run.model, run.data, permissions)
+        model = _load_model(run, permissions)
         base = manifest.base_identity(run.model, model)
-        beneath = ["carried"] if run.model.adapter else []
-        stops_on_it = run.stop.extraction_likelihood_below is not None
-        metrics = [*run.evaluation.metrics, *(["extraction_likelihood"] if stops_on_it else [])]
-        measuring = Measuring(given, metrics, run.evaluation.batch_size, accelerator)
-        before = deployment.measure(model, "base", beneath, measuring)
-        bounds = bounds_of(run.evaluation.bounds, before)
+
+        # score
+        measuring = Measuring(loaded.sets, _metrics(run), run.evaluation.batch_size, accelerator)
+        before = deployment.measure(model, "base", frozen, measuring)
+        criteria = criteria_of(run.evaluation.bounds, before.holdout)
         goal = stopping.resolve(run.stop, before.holdout)
-        trained = _train(model, run, given, before, bounds, goal, accelerator, Path(place))
+
+        # train
+        trained = _train(model, run, _task(model, run, measuring, before, criteria), goal, measuring, Path(place))
         log.info(trained.outcome.stopped_because)
-        models.add_finished(model, trained.folder, "shipped")  # what is measured is what the files hold
-        measured = [before]
-        if "stacked" in run.evaluation.forms:
-            measured.append(deployment.measure(model, "stacked", [*beneath, "shipped"], measuring))
-        del model  # from here on only models of other forms are loaded
+
+        # score
+        measurements = [before, *_measure_stacked(model, run, trained.folder, frozen, measuring)]
+        del model  # memory may not hold another model beside it
         try:
-            measured += measure_merged(run, [trained.folder], before, measuring, Path(run.output_dir).parent)
-        except (UserError, torch.OutOfMemoryError) as error:  # an adapter that took hours is not thrown away for that
-            notes.append(f"Merged forms could not be measured: {error}")
-            log.error(notes[-1])
-        found = report(measured, given, bounds)
-        seconds = time.monotonic() - started
-        about = manifest.of_run(run, base, given, notes, trained, goal, bounds, seconds, accelerator.num_processes)
+            merged = common.measure_merged(run, [trained.folder], before, measuring, permissions, run.output_dir)
+        except (UserError, torch.OutOfMemoryError) as error:  # keep the adapter, which may have taken hours
+            merged = []
+            loaded.notes.append(f"Merged forms could not be measured: {error}")
+            log.error(loaded.notes[-1])
 
-        def write_run() -> None:
-            with run_folder.new_folder(run.output_dir, overwrite) as folder:
-                for name in (adapter_files.CONFIG, adapter_files.WEIGHTS):
-                    shutil.copyfile(trained.folder / name, folder / name)
-                (folder / "recipe.yaml").write_text(recipe.to_yaml(run), encoding="utf-8")
-                run_folder.write_json_lines(folder / "train_log.jsonl", trained.outcome.log)
-                if trained.scales:
-                    run_folder.write_json_lines(folder / "scale_search.jsonl", trained.scales)
-                if trained.rates:
-                    run_folder.write_json_lines(folder / "learning_rate_search.jsonl", trained.rates)
-                run_folder.write_json(folder / run_folder.MANIFEST, about)
-                write.results(folder, found, trained.outcome.log, about, trained.scales)
-                write.card(folder, found.summary, about)
-
-        on_first_process(accelerator, write_run)
+        # report
+        report = build_report([*measurements, *merged], loaded.sets, criteria)
+        cost = manifest.Cost(time.monotonic() - started, accelerator.num_processes)
+        about = manifest.of_run(run, base, loaded, criteria, trained, goal, cost)
+        results = RunResults(report, about, trained.outcome.log, trained.scales)
+        common.write_folder(
+            accelerator, run.output_dir, permissions.overwrite, lambda folder: _write(folder, run, trained, results)
+        )
     return Path(run.output_dir)
 
 
-def _train(
-    model: Any,
-    run: Recipe,
-    given: Sets,
-    before: Measurement,
-    bounds: Bounds,
-    goal: stopping.Goal,
-    accelerator: Accelerator,
-    place: Path,
-) -> stages.Trained:
-    """Run the method's stages, with the base's measurement as where they start."""
-    retain = given.retain
-    if run.data.synthetic and retain is not None:
-        retain = synthetic.with_synthetic(
-            model, retain, given.forget, run.data.synthetic, run.evaluation.batch_size, run.seed, accelerator
-        )
-    task = records.Task(
-        given.forget,
-        before.forget,
-        bounds,
-        retain,
-        given.validation,
-        before.perplexities.get("validation"),
-        before.holdout,
-        given.holdout,
-    )
-    plan = methods.stages(run.method)
-    with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
-        return stages.run(
-            model, plan, task, run.training, goal, run.stop.max_perplexity_increase,
-            accelerator, place, run.stop.patience, run.seed, progress.update, run.stop.early,
-        )  # fmt: skip
-
-
 def resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
-    """The recipe with every default written out, once it is known to make sense.
+    """The recipe with every default written out.
 
     Raises:
-        RecipeError: a key, a value, or a set that the method needs and is not given.
+        RecipeError: a key or a value is wrong, or a set that the method needs is not given.
     """
     if isinstance(run, str | Path):
         run = recipe.load_recipe(run)
     elif isinstance(run, Mapping):
         run = recipe.from_mapping(run)
     run = dataclasses.replace(recipe.checked(run), method=methods.resolve(run.method))
-    _check_sets(run)
+    methods.check_sets(run)
     return run
 
 
-def _check_sets(run: Recipe) -> None:
-    """Refuse a method whose sets are not given."""
-    name, plan = run.method["name"], methods.stages(run.method)
-    if run.data.retain is None and any(term.rows == "retain" for stage in plan for term in stage.terms):
-        if "retain_weight" in run.method:
-            key, mend = "retain_weight", "give that file or set the weight to 0"
-        else:
-            key, mend = "name", f"{name} trains on nothing else; give that file"
-        raise RecipeError(f"recipe key method.{key}: needs data.retain; {mend}")
-    if run.training.learning_rate == "auto":
-        probed = [stage for stage in plan if stage.learning_rate is None]
-        missing = ["data.validation"] if run.data.validation is None else []
-        missing += ["stop.max_perplexity_increase"] if run.stop.max_perplexity_increase is None else []
-        if missing and not all(map(rate_search.by_objective, probed)):
-            raise RecipeError(
-                f"recipe key training.learning_rate: auto looks whether the validation perplexity keeps to its"
-                f" budget with {name}; give {' and '.join(missing)}, or a number"
-            )
-    if run.data.holdout is None and any(stage.needs_holdout for stage in plan):
-        only = any(LOSSES[term.loss].twin for stage in plan for term in stage.terms)  # then no number would do
-        mend = "give that file" if only else "give that file or numbers"
-        raise RecipeError(f"recipe key method.name: {name} takes levels from data.holdout; {mend}")
+def check(run: Recipe, permissions: Permissions) -> None:
+    """Refuse a run that would fail after training: its folder, a metric, or a base that can't be merged into."""
+    common.check_output(run.output_dir, permissions, run.model, run.data, [])
+    table.resolve(run.evaluation.metrics)
+    common.check_mergeable(run.model, run.evaluation.forms, permissions)
+
+
+def _metrics(run: Recipe) -> list[str]:
+    """The recipe's metrics, and the one that a stop rule takes its level from."""
+    needed = run.stop.extraction_likelihood_below is not None
+    return [*run.evaluation.metrics, *(["extraction_likelihood"] if needed else [])]
+
+
+def _load_model(run: Recipe, permissions: Permissions) -> Any:
+    """The base with a new adapter on it, ready for training."""
+    base = common.load_base(run.model, common.frozen_adapters(run.model), permissions)
+    model = models.attach(base, run.adapter, run.model.adapter)
+    models.train_through(model, run.training.gradient_checkpointing)
+    return model
+
+
+def _task(model: Any, run: Recipe, measuring: Measuring, before: Measurement, criteria: Criteria) -> records.Task:
+    """The sets with their scores under the base, and the synthetic retain texts that the base generates."""
+    sets, accelerator = measuring.sets, measuring.accelerator
+    assert accelerator is not None
+    retain = sets.retain
+    if run.data.synthetic and retain is not None:
+        retain = synthetic.with_synthetic(
+            model, retain, sets.forget, run.data.synthetic, run.evaluation.batch_size, run.seed, accelerator
+        )
+    return records.Task(
+        forget=sets.forget,
+        before=before.forget,
+        criteria=criteria,
+        retain=retain,
+        validation=sets.validation,
+        validation_perplexity=before.perplexities.get("validation"),
+        holdout=sets.holdout,
+        holdout_scores=before.holdout,
+    )
+
+
+def _train(
+    model: Any, run: Recipe, task: records.Task, goal: stopping.Goal, measuring: Measuring, folder: Path
+) -> stages.Trained:
+    """Run the method's stages, with a progress bar."""
+    accelerator = measuring.accelerator
+    assert accelerator is not None
+    plan = methods.stages(run.method)
+    with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
+        context = RunContext(task, run.training, run.stop, goal, accelerator, run.seed, progress.update)
+        return stages.run(model, plan, context, folder)
+
+
+def _measure_stacked(
+    model: Any, run: Recipe, folder: Path, frozen: Sequence[str], measuring: Measuring
+) -> list[Measurement]:
+    """Measure the adapter as its files hold it, on the model in memory."""
+    models.add_finished(model, folder, SHIPPED)
+    if "stacked" not in run.evaluation.forms:
+        return []
+    return [deployment.measure(model, "stacked", [*frozen, SHIPPED], measuring)]
+
+
+def _write(folder: Path, run: Recipe, trained: stages.Trained, results: RunResults) -> None:
+    for name in (adapter_files.CONFIG, adapter_files.WEIGHTS):
+        shutil.copyfile(trained.folder / name, folder / name)
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(run), encoding="utf-8")
+    logs = {"train_log": trained.outcome.log, "scale_search": trained.scales, "learning_rate_search": trained.rates}
+    for name, lines in logs.items():
+        if lines:
+            run_folder.write_json_lines(folder / f"{name}.jsonl", lines)
+    run_folder.write_json(folder / run_folder.MANIFEST, results.manifest)
+    run_report.write(folder, results)
+    run_report.write_card(folder, results)

@@ -93,6 +93,8 @@ def _renamed(message: str) -> str | None:
         section, key = old.split(".")
         if f"--{old}" in message.split() or f"Group {section!r} does not accept option {key!r}" in message:
             return f"recipe key {old}: it is called {new} now; rename it"
+    if "trust_remote_code" in message:
+        return "recipe key model.trust_remote_code: no file can allow this; give the flag --trust_remote_code instead"
     return None
 
 

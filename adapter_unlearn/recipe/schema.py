@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 Source = str | list[str]
 Level = float | Literal["holdout"] | None
+Quantization = Literal["nf4", "int8", "none"]
+Dtype = Literal["bfloat16", "float16", "float32"]
 Form = Literal["stacked", "merged", "requantized", "requantized_nf4", "requantized_int8"]
 
 
@@ -19,19 +21,22 @@ class Model:
 
     Args:
         name: folder or hub id of a causal language model; `embedded:model` is the one shipped with the package.
-        revision: hub revision (a commit pins it); null takes the newest.
-        quantization: nf4 (double quantization), int8 or none.
-        dtype: of the unquantized weights and of the computation.
-        adapter: folder of a LoRA adapter that the model already carries; it stays frozen and active beneath.
-        trust_remote_code: run Python that comes with the model.
+        revision: hub revision; a commit pins it, null takes the newest.
+        quantization: nf4 (with double quantization), int8 or none.
+        dtype: of the weights that are not quantized, and of the computation.
+        adapter: folder of a LoRA adapter that is part of the base; it stays frozen and active.
     """
 
     name: str
     revision: str | None = None
-    quantization: Literal["nf4", "int8", "none"] = "nf4"
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    quantization: Quantization = "nf4"
+    dtype: Dtype = "bfloat16"
     adapter: str | None = None
-    trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, model: Model | str) -> Model:
+        """The model itself, or the model of that name with all defaults."""
+        return cls(model) if isinstance(model, str) else model
 
 
 @dataclass(frozen=True)
@@ -191,3 +196,33 @@ class Recipe:
     stop: Stop = field(default_factory=Stop)
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: str = "none"
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What only the user may allow: flags and parameters, never keys of a file.
+
+    Args:
+        overwrite: replace earlier results in the output folder.
+        force: accept an adapter that was made for another base.
+        trust_remote_code: run Python code that comes with the model.
+    """
+
+    overwrite: bool = False
+    force: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Utility:
+    """What `evaluate` measures beside the sets; needs the extra `eval` for tasks.
+
+    Args:
+        tasks: downstream tasks: names of lm-eval tasks, `paper`, `quick`, or task files.
+        replies: file of dialogues (jsonl with prompt and reply); the model's replies are scored by unigram F1.
+        limit: use only the first samples of each task and of the dialogues.
+    """
+
+    tasks: tuple[str, ...] = ()
+    replies: str | None = None
+    limit: int | None = None

@@ -1,1 +1,1 @@
-"""The folder of a run: written whole or not at all, and read back."""
+"""Run folders: files only, written whole or not at all."""

@@ -1,4 +1,4 @@
-"""Base folders: which tensors are in the files, and which parameter of the model each of them is."""
+"""Read base model folders: which tensors are in the files, and which parameter of the model each of them is."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 from adapter_unlearn import assets, models
 from adapter_unlearn.errors import ModelError
+from adapter_unlearn.recipe import Model
 from adapter_unlearn.runs import run_folder
 from adapter_unlearn.weights.streaming import INDEX, SINGLE, Stored, read_headers
 
-# What a model needs beside its weights, and the terms it comes under. Its card would be untrue of the merged model, and
-# other files may be anything, also the texts.
+# Files that a model needs beside its weights, and its license. The model card is left out, because it does not describe
+# the merged model, and so are all other files, because they may hold texts.
 COMPANIONS = (
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
     *("*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*", "preprocessor_config.json", "*.py"),
@@ -25,36 +26,38 @@ _WEIGHTS = ("config.json", SINGLE, INDEX, "model-*-of-*.safetensors")
 
 @dataclass(frozen=True)
 class Base:
-    """A base model's folder: its modules, by the names transformers gives them, and where their weights lie."""
+    """A base model's folder: its modules, named as in transformers, and the places of their weights in the files."""
 
     name: str
     folder: Path
     revision: str | None
     fingerprint: str | None
-    skeleton: Any
+    skeleton: Any  # the model without weights, see models.skeleton
+    trust_remote_code: bool
     stored: dict[str, Stored]  # by the name in the files
     places: dict[str, str]  # a parameter's name in the model -> its name in the files
-    known: set[str]  # names in the files that the model takes up, renamed or converted
-    tied: tuple[frozenset[str], ...]  # parameters that are one and the same
+    known: set[str]  # names in the files that the model loads, renamed or converted
+    tied: tuple[frozenset[str], ...]  # groups of parameters that share a tensor
 
     def source(self, parameter: str) -> Stored | None:
-        """The tensor a parameter is loaded from: its own, or that of one it is tied to."""
+        """The tensor that a parameter is loaded from: its own, or that of a parameter it is tied to."""
         group = next((group for group in self.tied if parameter in group), frozenset())
         places = [self.places[name] for name in (parameter, *sorted(group)) if name in self.places]
         return self.stored[places[0]] if places else None
 
 
-def read(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Base:
-    """Look at a base; only headers are read.
+def read(model: Model | str, trust_remote_code: bool = False) -> Base:
+    """Read a base's config and the headers of its weight files.
 
     Raises:
-        ModelError: its weights are quantized, no safetensors, missing or broken, or it is no causal language model.
+        ModelError: its weights are quantized, not in safetensors, missing or broken, or it is no causal language model.
     """
+    name, revision = Model.of(model).name, Model.of(model).revision
     config = models.load_config(name, revision, trust_remote_code)
     if (quantized := models.stored_quantization(config)) != "none":
         raise ModelError(
-            f"{name}: its weights are stored as {quantized}, whose code points are so far apart that most of a small "
-            "delta would be rounded away; name the full-precision model it was made from"
+            f"{name}: its weights are stored as {quantized}, and adding a small delta to quantized weights rounds most "
+            "of it away; name the full-precision model"
         )
     folder = models.fetch(name, revision, [*_WEIGHTS, *COMPANIONS])
     stored = {key: tensor for file in _weight_files(name, folder) for key, tensor in read_headers(file).items()}
@@ -65,26 +68,29 @@ def read(name: str, revision: str | None = None, trust_remote_code: bool = False
         names.setdefault(id(parameter), set()).add(parameter_name)
     tied = tuple(frozenset(group) for group in names.values() if len(group) > 1)
     if folder != Path(assets.resolve(name)):
-        revision = folder.name  # the hub's cache calls a snapshot by its commit
-    base = Base(name, folder, revision, run_folder.fingerprint(folder), skeleton, stored, places, known, tied)
-    joined = len(places) < len(known)  # then what is missing by name may come from a conversion
+        revision = folder.name  # a snapshot in the hub's cache is named by its commit
+    fingerprint = run_folder.fingerprint(folder)
+    base = Base(name, folder, revision, fingerprint, skeleton, trust_remote_code, stored, places, known, tied)
+    joined = len(places) < len(known)  # then a parameter without a tensor of its name may come from a conversion
     if missing := [x for x, _ in skeleton.named_parameters() if not joined and base.source(x) is None]:
         raise ModelError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; complete the model's files")
     return base
 
 
 def _weight_files(name: str, folder: Path) -> list[Path]:
-    """The files transformers would load: the single one before the shards."""
+    """The files that transformers loads: the single file if there is one, else the shards."""
     files = [SINGLE]
     if not (folder / SINGLE).is_file() and (folder / INDEX).is_file():
         try:
             files = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"{folder / INDEX}: is no index of weight files; copy the model's files again") from error
+            raise ModelError(
+                f"{folder / INDEX}: is not a valid index of weight files; copy the model's files again"
+            ) from error
     elif not (folder / SINGLE).is_file() and [*folder.glob("*.bin")]:
         raise ModelError(
-            f"{name}: its weights are pickles (*.bin), which can run code when they are read; convert them to "
-            "safetensors (load and save_pretrained the model where nothing can be lost) or name a model that has them"
+            f"{name}: its weights are pickles (*.bin), which can run code when they are loaded; convert them to "
+            "safetensors in an isolated environment, or name a model that has them"
         )
     for file in files:
         if not (folder / file).is_file():
@@ -93,10 +99,10 @@ def _weight_files(name: str, folder: Path) -> list[Path]:
 
 
 def _places(skeleton: Any, stored: dict[str, Stored]) -> tuple[dict[str, str], set[str]]:
-    """Where each parameter lies in the files, by the renamings that transformers itself applies when it loads them.
+    """The place of each parameter in the files, by the renamings that transformers applies on loading.
 
-    Old checkpoints lack the base's prefix (GPT-2) or call layers otherwise (GPT-NeoX); some store what is split or
-    joined on loading: such weights are known, but have no place of their own.
+    Old checkpoints lack the base's prefix (GPT-2) or use other layer names (GPT-NeoX). Weights that are split or joined
+    on loading are known, but have no place.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (

@@ -1,9 +1,9 @@
-"""How much of an adapter's delta is left in the weights once it is merged, quantized or rounded.
+"""Measure how much of an adapter's delta is left in the weights after merging, rounding and quantization.
 
-Quantization moves a weight to the nearest of a few code points. A delta smaller than their distance moves most weights
-nowhere, if they stand on code points already (in place); added before the weights are quantized, it moves some across a
-boundary, on average by as much as it says, with noise larger than itself. The projection tells the two apart; whether
-the texts are recited, only scoring the model does.
+Quantization moves a weight to the nearest of a few code points. A delta that is smaller than their distance changes
+almost no weight if it is added to quantized weights (in place). Added before quantization, it moves some weights across
+a boundary: on average by the delta, with noise larger than the delta. The projection distinguishes the two cases.
+Whether the texts are still extractable is measured by scoring the model.
 """
 
 from __future__ import annotations
@@ -17,61 +17,60 @@ import torch
 
 from adapter_unlearn import models
 from adapter_unlearn.errors import RecipeError
-from adapter_unlearn.models import Quantization
+from adapter_unlearn.models import Dtype, Quantization
+from adapter_unlearn.recipe import Model, Permissions
 from adapter_unlearn.weights import merging
 from adapter_unlearn.weights.adapter_files import Adapter
 from adapter_unlearn.weights.base_files import Base
-from adapter_unlearn.weights.merging import Dtype
 
 
 def survival(
-    model: str,
-    adapter: str | Path | Sequence[str | Path],
+    model: Model | str,
+    adapters: str | Path | Sequence[str | Path],
     quantization: Quantization = "nf4",
     dtype: Dtype = "bfloat16",
     in_place: bool = False,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    force: bool = False,
+    permissions: Permissions = Permissions(),
 ) -> pd.DataFrame:
-    """Compare the change of each deployed weight, C, with the delta it should have got, one weight at a time.
+    """Compare the change C of each deployed weight with the delta of the adapters, one weight at a time.
 
     Args:
-        model: folder or hub id of the base, unquantized, in safetensors.
-        adapter: one PEFT LoRA adapter folder, or several, whose deltas add up.
-        quantization: none compares what is stored in `dtype` before and after; nf4 and int8 what is dequantized.
+        model: the base, unquantized and in safetensors; only its name and revision are used.
+        adapters: one PEFT LoRA adapter folder, or several, whose deltas are added up.
+        quantization: none compares the weights stored in `dtype` before and after; nf4 and int8 the dequantized ones.
         dtype: of the merged weights, and of the base before it is quantized.
-        in_place: merge as `merge_and_unload` does into a quantized base, one adapter after the other.
-        revision: hub revision of the base.
-        trust_remote_code: run Python that comes with the model.
-        force: go on where an adapter was made for another base.
+        in_place: merge one adapter after the other into quantized weights, as `merge_and_unload` does.
+        permissions: `force` an adapter of another base, `trust_remote_code`.
 
     Returns:
-        A row a module: `module`, `quantized` (output layer and embeddings are not), `delta_norm` and `weight_norm`
-        (Frobenius), `relative_size` = |delta| / |weight|, `projection` = <C, delta> / |delta|² (1: all of it acts, 0:
-        none) and `relative_error` = |C - delta| / |delta|; the last two are NaN where the delta is zero.
+        One row per module: `module`, `quantized` (false for output layer and embeddings), `delta_norm` and
+        `weight_norm` (Frobenius), `relative_size` = |delta| / |weight|, `projection` = <C, delta> / |delta|² (1: the
+        whole delta acts, 0: nothing) and `relative_error` = |C - delta| / |delta|; the last two are NaN for a delta of
+        zero.
 
     Raises:
-        RecipeError: in_place without quantization; ModelError, RecipeError: as merging.merge.
+        RecipeError: in_place without quantization.
+        ModelError, RecipeError: as merging.merge.
     """
     if in_place and quantization == "none":
-        raise RecipeError("in_place: merges into quantized weights; set quantization to nf4 or int8")
-    adapters = [adapter] if isinstance(adapter, str | Path) else list(adapter)
-    base, sources = merging.open_pair(model, adapters, revision, trust_remote_code, force)
-    config = models.load_config(model, revision, trust_remote_code)
-    quantized = models.quantized_modules(config, model, quantization, trust_remote_code)
+        raise RecipeError("in_place: there are no quantized weights to merge into; set quantization to nf4 or int8")
+    folders = [adapters] if isinstance(adapters, str | Path) else list(adapters)
+    base, sources = merging.open_pair(model, folders, permissions)
+    trust = permissions.trust_remote_code
+    config = models.load_config(base.name, Model.of(model).revision, trust)
+    quantized = models.quantized_modules(config, base.name, quantization, trust)
     rows = []
     for module in dict.fromkeys(name for source in sources for name in source.modules):
         weight, deltas = _weight_and_deltas(base, sources, module)
         kind: Quantization = quantization if module in quantized else "none"
         before, after = _deployed(weight, deltas, kind, getattr(torch, dtype), in_place)
-        measured = _compared(weight, torch.stack(deltas).sum(0), after - before)
-        rows.append({"module": module, "quantized": kind != "none"} | measured)
+        figures = _compared(weight, torch.stack(deltas).sum(0), after - before)
+        rows.append({"module": module, "quantized": kind != "none"} | figures)
     return pd.DataFrame(rows)
 
 
 def overall(frame: pd.DataFrame) -> dict[str, float]:
-    """`relative_size`, `projection` and `relative_error` of all modules together, as if they were one long vector."""
+    """`relative_size`, `projection` and `relative_error` of all modules together, as of one long vector."""
     square = frame["delta_norm"] ** 2
     size = math.sqrt(square.sum())
     moved, missed = (frame["projection"] * square).sum(), (frame["relative_error"] ** 2 * square).sum()
@@ -83,24 +82,24 @@ def overall(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def _weight_and_deltas(base: Base, adapters: Sequence[Adapter], module: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """A module's weight and each adapter's delta, float64, as they are quantized: linear layers are (out, in)."""
+    """A module's weight and each adapter's delta, float64, in the quantized layout: (out, in) for linear layers."""
     from transformers.pytorch_utils import Conv1D
 
     source = base.source(f"{module}.weight")
     assert source is not None  # open_pair refuses an adapter whose module has no weight
-    found = [source.whole().double()]
+    matrices = [source.whole().double()]
     for adapter in (x for x in adapters if module in x.modules):
         left, right = merging.factors(base, [adapter], module)
-        found.append(left @ right)
+        matrices.append(left @ right)
     if isinstance(base.skeleton.get_submodule(module), Conv1D):
-        found = [tensor.T.contiguous() for tensor in found]
-    return found[0], found[1:]
+        matrices = [matrix.T.contiguous() for matrix in matrices]
+    return matrices[0], matrices[1:]
 
 
 def _deployed(
     weight: torch.Tensor, deltas: Sequence[torch.Tensor], kind: Quantization, dtype: torch.dtype, in_place: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight that acts before and after merging, float64."""
+    """The weight that the model computes with, before and after merging; float64."""
     before = _rounded(weight.to(dtype), kind)
     if not in_place:
         return before.double(), _rounded((weight + sum(deltas)).to(dtype), kind).double()
@@ -112,7 +111,7 @@ def _deployed(
 
 
 def _rounded(weight: torch.Tensor, kind: Quantization) -> torch.Tensor:
-    """Quantized and dequantized again, as transformers and bitsandbytes do it with models.quantization_config."""
+    """Quantize and dequantize a weight as transformers and bitsandbytes do with models.quantization_config."""
     from bitsandbytes import functional
 
     if kind == "none":

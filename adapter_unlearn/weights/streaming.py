@@ -1,8 +1,8 @@
-"""Read and write safetensors files a block of rows at a time: no tensor, let alone a shard, is ever held whole.
+"""Read and write safetensors files in blocks of rows, so that no tensor is in memory as a whole.
 
 The format: eight bytes with the header's length, a JSON header (name -> dtype, shape, byte offsets), the values.
-Shapes and dtypes are known before the values, so the header can go first. `safetensors.torch.save_file` wants every
-tensor of a file at once.
+Shapes and dtypes are known before the values, so the header can be written first. `safetensors.torch.save_file` needs
+all tensors of a file at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from adapter_unlearn.errors import ModelError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 BLOCK = 2**19
-"""Numbers in a block: 4 MB in float64."""
+"""Numbers in a block; 4 MB in float64."""
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
@@ -29,7 +29,7 @@ _BITS |= {"I64": 64, "U64": 64, "F64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "C64": 64
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as it lies in a file; `dtype` is the format's name of it, such as BF16."""
+    """A tensor in a file; `dtype` is the format's name, such as BF16."""
 
     path: Path
     key: str
@@ -37,7 +37,7 @@ class Stored:
     shape: tuple[int, ...]
 
     def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The tensor in blocks along its first dimension, each with the row it begins at. Raises ModelError."""
+        """Blocks along the first dimension, each with the index of its first row. Raises ModelError."""
         try:
             with safe_open(self.path, "pt") as file:
                 if not self.shape:
@@ -51,14 +51,14 @@ class Stored:
             raise _unreadable(self.path, error) from error
 
     def whole(self) -> torch.Tensor:
-        """The tensor, all of it."""
+        """The whole tensor."""
         blocks = [block for _, block in self.blocks()]
         return torch.cat(blocks) if len(blocks) != 1 else blocks[0]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor to write: `values` gives its blocks in order."""
+    """A tensor to write; `values` returns its blocks in order."""
 
     key: str
     dtype: str
@@ -67,30 +67,30 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return math.prod(self.shape) * _BITS[self.dtype] // 8
 
 
 def read_headers(path: Path) -> dict[str, Stored]:
-    """Every tensor of a file, by name. Raises ModelError where the file is broken or holds what can't be copied."""
+    """Every tensor of a file by name. Raises ModelError if the file is broken or a dtype is not supported."""
     try:
         with safe_open(path, "pt") as file:
             headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (a handle, not a dict)
-            found = {key: Stored(path, key, s.get_dtype(), tuple(s.get_shape())) for key, s in headers.items()}
+            tensors = {key: Stored(path, key, s.get_dtype(), tuple(s.get_shape())) for key, s in headers.items()}
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
-    for tensor in found.values():
+    for tensor in tensors.values():
         if tensor.dtype not in _BITS:
             raise ModelError(
-                f"{path}: tensor {tensor.key} is {tensor.dtype}, which can't be copied; name another model"
+                f"{path}: tensor {tensor.key} has the unsupported dtype {tensor.dtype}; name another model"
             )
-    return found
+    return tensors
 
 
 def write_sharded(folder: Path, tensors: Sequence[Tensor], shard_bytes: int) -> None:
-    """Write model.safetensors, or, where it would pass `shard_bytes`, shards and their index.
+    """Write model.safetensors, or shards and their index if it would be larger than `shard_bytes`.
 
-    A tensor larger than that gets a shard of its own.
+    A tensor larger than `shard_bytes` gets a shard of its own.
     """
     shards: list[list[Tensor]] = [[]]
     for tensor in tensors:
@@ -110,7 +110,7 @@ def write_sharded(folder: Path, tensors: Sequence[Tensor], shard_bytes: int) -> 
 
 
 def write(path: Path, tensors: Iterable[Tensor]) -> None:
-    """Write one file. Wide dtypes go first: files are mapped, and a number must start at a multiple of its size."""
+    """Write one file, wide dtypes first: the file is memory-mapped, so numbers must be aligned to their size."""
     ordered = sorted(tensors, key=lambda tensor: -_BITS[tensor.dtype])
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -122,11 +122,11 @@ def write(path: Path, tensors: Iterable[Tensor]) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in ordered:
-            begun = file.tell()
+            start = file.tell()
             for block in tensor.values():
                 file.write(block.contiguous().flatten().view(torch.uint8).numpy().data)
-            if file.tell() - begun != tensor.size:
-                raise AssertionError(f"{tensor.key}: {file.tell() - begun} bytes came, {tensor.size} were announced")
+            if file.tell() - start != tensor.size:
+                raise AssertionError(f"{tensor.key}: wrote {file.tell() - start} bytes, expected {tensor.size}")
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:

@@ -11,7 +11,7 @@ from helpers import CONFIGS, as_sequences, memorize, random_rows
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from adapter_unlearn import ModelError, load_base, models, score
+from adapter_unlearn import Adapter, ModelError, load_base, models, score
 from adapter_unlearn.scoring.scores import NOT_FINITE, any_sound, check_finite
 
 
@@ -24,7 +24,7 @@ def folder(memorizers, tmp_path):
 @pytest.fixture
 def adapter(folder, tmp_path):
     """A folder with a LoRA adapter that does something."""
-    model = models.attach(load_base(str(folder), "none", "float32"), r=4, alpha=8)
+    model = models.attach(load_base(str(folder), "none", "float32"), Adapter(r=4, alpha=8))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -71,7 +71,7 @@ def test_a_quantized_model_is_taken_as_it_is_or_not_at_all(folder, tmp_path):
 
 def test_the_base_has_no_dropout(tmp_path):
     memorize(CONFIGS["gpt2"], random_rows(0), steps=1).save_pretrained(tmp_path / "gpt2")
-    model = models.attach(load_base(str(tmp_path / "gpt2"), "none", "float32")).train()
+    model = models.attach(load_base(str(tmp_path / "gpt2"), "none", "float32"), Adapter()).train()
     ids = torch.tensor([random_rows(0)[0]])
     assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
 
@@ -119,14 +119,14 @@ def test_dora_is_measured_as_peft_computes_it(folder, tmp_path):
 
 
 def test_switching_adapters_leaves_what_is_trained(folder, adapter):
-    model = models.attach(load_base(str(folder), "none", "float32"), r=4, carried=adapter)
+    model = models.attach(load_base(str(folder), "none", "float32"), Adapter(r=4), frozen_adapter=adapter)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained and all(".default." in name for name in trained)
-    for names in ([], ["carried"], ["default"], ["carried", "default"]):
+    for names in ([], ["frozen"], ["default"], ["frozen", "default"]):
         with models.active(model, names):
             pass
         assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
-        assert list(model.active_adapters) == ["carried", "default"]
+        assert list(model.active_adapters) == ["frozen", "default"]
     stacked = models.stack(load_base(str(folder), "none", "float32"), [adapter, adapter])
     with models.active(stacked, []):
         pass

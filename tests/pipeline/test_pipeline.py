@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapter_unlearn import assets, evaluate, load_recipe, load_sequences, models, recipe, unlearn
+from adapter_unlearn import (
+    Data,
+    Evaluation,
+    Model,
+    assets,
+    evaluate,
+    load_recipe,
+    load_sequences,
+    models,
+    recipe,
+    unlearn,
+)  # fmt: skip
 from adapter_unlearn.evaluation.summary import to_json
 from adapter_unlearn.recipe import shipped
 from adapter_unlearn.runs import run_folder
@@ -142,44 +154,78 @@ def test_plain_peft_gives_the_stacked_form_and_the_base_back(run, tmp_path, quan
 
 
 def test_evaluate_gives_the_run_s_own_figures(run):
-    files = {name: f"embedded:{name}.jsonl" for name in ("forget", "holdout", "test")}
-    found = evaluate("embedded:model", run, dtype="float32", batch_size=7, **files)
-    summary = json.loads((run / "summary.json").read_text())
+    data = Data(**{name: f"embedded:{name}.jsonl" for name in ("forget", "holdout", "test")})
+    report = evaluate(Model("embedded:model", dtype="float32"), run, data, Evaluation(batch_size=7))
+    again, summary = to_json(report.summary)["forms"], json.loads((run / "summary.json").read_text())["forms"]
     for form in ("base", "stacked"):
         for key in ("memorization_accuracy_mean", "loss_mean", "test_perplexity", "holdout_perplexity"):
-            assert to_json(found.summary)["forms"][form][key] == pytest.approx(summary["forms"][form][key], rel=1e-4)
+            assert again[form][key] == pytest.approx(summary[form][key], rel=1e-4)
 
 
-def test_no_forgotten_text_anywhere(run):
-    """Neither the texts nor any 8 of their tokens in a row, in text or as ids, in the run folder, the logs, HF_HOME."""
+# --- privacy ---
+
+FORGET = Path(assets.resolve("embedded:forget.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def needles() -> list[bytes]:
+    """The forget set's texts, and any 8 of their tokens in a row as text or ids, as bytes of a file."""
     tokenizer = models.load_tokenizer(MODEL)
-    texts = [
-        json.loads(line)["text"] for line in Path(assets.resolve("embedded:forget.jsonl")).read_text().splitlines()
-    ]
-    rows = [row["input_ids"] for row in load_sequences(assets.resolve("embedded:forget.jsonl"), tokenizer)]
-    needles = [text.encode() for text in texts]
-    for row in rows:
+    found = [json.loads(line)["text"].encode() for line in FORGET.read_text().splitlines()]
+    for row in load_sequences(FORGET, tokenizer)["input_ids"]:
         for start in range(0, len(row) - 7):
             eight = row[start : start + 8]
-            needles.append(tokenizer.decode(eight).strip().encode())
-            needles += [mark.join(map(str, eight)).encode() for mark in (", ", ",", " ", "\n")]
-            needles += [np.array(eight, kind).tobytes() for kind in ("int64", "int32", "int16")]
-    files = [path for path in run.parent.rglob("*") if path.is_file()]
-    assert {"stdout.log", "stderr.log", "report.html", "sequences.parquet"} <= {path.name for path in files}
-    for path in files:
+            found.append(tokenizer.decode(eight).strip().encode())
+            found += [mark.join(map(str, eight)).encode() for mark in (", ", ",", " ", "\n")]
+            found += [np.array(eight, kind).tobytes() for kind in ("int64", "int32", "int16")]
+    return [needle for needle in found if len(needle) > 12]
+
+
+def leaks(folder: Path, needles: list[bytes]) -> list[str]:
+    """The names of the files that hold one of the needles."""
+    names = []
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         content = path.read_bytes()
         if path.suffix == ".parquet":
             content += pd.read_parquet(path).to_csv().encode()
-        found = next((needle for needle in needles if len(needle) > 12 and needle in content), None)
-        assert found is None, f"{path} holds forgotten text"
+        if any(needle in content for needle in needles):
+            names.append(path.name)
+    return names
 
 
-def test_the_search_for_forgotten_text_finds_it(run):
-    """The test above would see a leak: the same needles are found where the text really stands."""
-    tokenizer = models.load_tokenizer(MODEL)
-    row = load_sequences(assets.resolve("embedded:forget.jsonl"), tokenizer)[0]["input_ids"]
-    content = Path(assets.resolve("embedded:forget.jsonl")).read_bytes()
-    assert tokenizer.decode(row[8:16]).strip().encode() in content
+def test_no_forgotten_text_anywhere(run, needles):
+    """Not in the run folder, the logs, HF_HOME or the temporary folder."""
+    names = {path.name for path in run.parent.rglob("*") if path.is_file()}
+    assert {"stdout.log", "stderr.log", "report.html", "sequences.parquet"} <= names
+    assert leaks(run.parent, needles) == []
+
+
+def tokens(row: int) -> list[int]:
+    return load_sequences(FORGET, models.load_tokenizer(MODEL))[row]["input_ids"]
+
+
+def decoded(row: int) -> str:
+    return json.loads(FORGET.read_text().splitlines()[row])["text"]
+
+
+PLANTS = {
+    "text": lambda file: file.write_text("x" + decoded(3)),
+    "a few words": lambda file: file.write_text(models.load_tokenizer(MODEL).decode(tokens(1)[20:40])),
+    "ids in JSON": lambda file: file.write_text(json.dumps({"ids": tokens(2)[5:15]})),
+    "ids in an array": lambda file: np.array(tokens(4)[:9], "int32").tofile(file),
+    "a cell of a table": lambda file: pd.DataFrame({"note": ["", decoded(0)]}).to_parquet(file),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_leak_is_found(run, needles, tmp_path, plant):
+    copy = shutil.copytree(run, tmp_path / "run")
+    file = copy / "figures" / ("leak.parquet" if "table" in plant else "leak.bin")
+    PLANTS[plant](file)
+    assert leaks(copy, needles) == [file.name]
+
+
+# --- repetition ---
 
 
 def test_a_run_can_be_repeated(run, tmp_path):
@@ -190,10 +236,15 @@ def test_a_run_can_be_repeated(run, tmp_path):
         assert torch.allclose(tensor, second[name], atol=1e-5), name
 
 
-def test_a_model_that_carries_an_adapter_keeps_it(run, tmp_path):
-    carried = unlearn(short_recipe(tmp_path / "second", **{"model.adapter": str(run), "training.max_epochs": "1"}))
-    forms = json.loads((carried / "summary.json").read_text())["forms"]
+def test_a_frozen_base_adapter_is_part_of_the_base(run, tmp_path):
+    second = unlearn(short_recipe(tmp_path / "second", **{"model.adapter": str(run), "training.max_epochs": "1"}))
+    forms = json.loads((second / "summary.json").read_text())["forms"]
     before = json.loads((run / "summary.json").read_text())["forms"]
     assert forms["base"]["loss_mean"] == pytest.approx(before["stacked"]["loss_mean"], rel=1e-4)
-    names = {name.split(".lora_")[1] for name in load_file(carried / "adapter_model.safetensors")}
+    names = {name.split(".lora_")[1] for name in load_file(second / "adapter_model.safetensors")}
     assert names == {"A.weight", "B.weight"}
+    model = Model("embedded:model", dtype="float32", adapter=str(run))
+    report = evaluate(model, second, Data("embedded:forget.jsonl"))
+    again = to_json(report.summary)["forms"]
+    for form in ("base", "stacked"):
+        assert again[form]["loss_mean"] == pytest.approx(forms[form]["loss_mean"], rel=1e-4)

@@ -76,7 +76,7 @@ def test_losses_over_sequences_and_references_are_exact_too(settings, tmp_path):
 
 
 def test_matching_is_exact_too(settings, write_rows, tmp_path):
-    """Each row keeps its own twin, whichever process and batch it comes into; from the recipe on."""
+    """Each row keeps its matched holdout sequence, in any process and batch; from the recipe on."""
     method = {"name": "match", "retain_weight": 2.0, "retain_sequences": 2}
     whole, halves, shared = settings("whole", 8, method), settings("halves", 3, method), settings("shared", 3, method)
     for run in (whole, halves, shared):

@@ -1,4 +1,4 @@
-"""The verb `score`: its rows are on disk as they come, and are those of `score`; whole, or not there."""
+"""`score_files`: its rows are on disk as they come, and are those of `score`; whole, or not there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ from transformers import AutoModelForCausalLM
 from adapter_unlearn import InputError, ModelError, OutputError, load_base, load_sequences, pipeline, score, scoring
 from adapter_unlearn.data import Sets
 from adapter_unlearn.pipeline import scoring_run
+from adapter_unlearn.pipeline.loading import Loaded
+from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions
 from adapter_unlearn.scoring import scores
 
 METRICS = ["loss", "rouge_l", "memorization_accuracy", "extraction_likelihood", "extractable_50", "log_p_z"]
@@ -30,16 +33,25 @@ METRICS = ["loss", "rouge_l", "memorization_accuracy", "extraction_likelihood", 
 
 @pytest.fixture
 def given(memorizers, write_rows):
-    """The verb's arguments, and its sequences: some too short for some metrics, the first for every one."""
+    """What score_files takes, and its sequences: some too short for some metrics, the first for every one."""
     rows = [[5], *random_rows(0), [5, 6], *random_rows(1, (20, 33, 8))]
     file = write_rows("forget.jsonl", rows)
-    options = {"model": str(memorizers("llama")), "forget": file, "quantization": "none", "dtype": "float32"}
-    return {**options, "metrics": METRICS, "batch_size": 4}, load_sequences(file)
+    return options(str(memorizers("llama")), file), load_sequences(file)
+
+
+def options(model: str, forget: str, metrics=METRICS, batch_size: int = 4) -> dict[str, Any]:
+    """Arguments of score_files for an unquantized model."""
+    evaluation = Evaluation(metrics=list(metrics), batch_size=batch_size)
+    return {
+        "model": Model(model, quantization="none", dtype="float32"),
+        "data": Data(forget),
+        "evaluation": evaluation,
+    }
 
 
 def expected(given) -> pd.DataFrame:
-    options, sequences = given
-    return score(load_base(options["model"], "none", "float32"), sequences, METRICS, 4)
+    arguments, sequences = given
+    return score(load_base(arguments["model"].name, "none", "float32"), sequences, METRICS, 4)
 
 
 @pytest.mark.parametrize("part", [1024, 4, 1])
@@ -69,8 +81,8 @@ def test_without_a_folder_nothing_is_written(given, tmp_path, monkeypatch):
 
 def test_the_overview_keeps_the_most_memorized(given, monkeypatch):
     monkeypatch.setattr(scores, "PART", 4)
-    options, sequences = given
-    model = load_base(options["model"], "none", "float32")
+    arguments, sequences = given
+    model = load_base(arguments["model"].name, "none", "float32")
     frame = expected(given)[["id", "n_tokens", "loss", "note"]].sort_values("loss", kind="stable", ignore_index=True)
     overview = scoring.Overview(shown=3)
     for rows in scoring.score_parts(model, sequences, ["loss"], 4):
@@ -116,7 +128,7 @@ def test_what_dies_leaves_what_was_there(given, tmp_path, monkeypatch, failure):
 
     spy_on_parts(monkeypatch, die)
     with pytest.raises(type(failure)):
-        pipeline.score_files(**given[0] | {"metrics": ["loss"]}, output_dir=place, overwrite=True)
+        pipeline.score_files(**given[0], output_dir=place, permissions=Permissions(overwrite=True))
     assert list(place.parent.iterdir()) == [place] and (place / "sequences.parquet").read_bytes() == before
 
 
@@ -135,7 +147,7 @@ def fill_the_disk(monkeypatch) -> None:
 def test_a_full_disk_is_one_line(given, tmp_path, monkeypatch):
     fill_the_disk(monkeypatch)
     monkeypatch.setattr(scores, "PART", 4)
-    with pytest.raises(OutputError, match=r"scores: can't be written \(No space left on device\), nothing was left"):
+    with pytest.raises(OutputError, match=r"scores: .*No space left on device"):
         pipeline.score_files(**given[0], output_dir=tmp_path / "out" / "scores")
     assert not any((tmp_path / "out").iterdir())
 
@@ -149,21 +161,21 @@ def test_a_folder_that_came_up_meanwhile_is_not_replaced(given, tmp_path, monkey
             (place / "sequences.parquet").write_bytes(b"another's")
 
     spy_on_parts(monkeypatch, other)
-    with pytest.raises(OutputError, match="already holds a run"):
+    with pytest.raises(OutputError, match=r"scores: .*--overwrite"):
         pipeline.score_files(**given[0], output_dir=place)
     assert (place / "sequences.parquet").read_bytes() == b"another's"
 
 
 def test_a_set_that_says_nothing_is_refused_as_a_whole(given, write_rows, tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "PART", 2)
-    options = given[0] | {"output_dir": tmp_path / "scores"}
+    model, place = given[0]["model"].name, tmp_path / "scores"
     short = [[number] for number in range(5)]
     for metrics in (["loss"], ["loss", "rouge_l"]):
-        with pytest.raises(InputError, match="no sequence can be scored: loss: nothing to predict"):
-            pipeline.score_files(**options | {"forget": write_rows("short.jsonl", short), "metrics": metrics})
+        with pytest.raises(InputError, match="no sequence can be scored: loss"):
+            pipeline.score_files(**options(model, write_rows("short.jsonl", short), metrics), output_dir=place)
     assert not (tmp_path / "scores").exists()
     late = write_rows("late.jsonl", [*short, [1, 2, 3]])  # whole parts without a number before the first one
-    assert pipeline.score_files(**options | {"forget": late, "metrics": ["loss"]}).means.notna().all()
+    assert pipeline.score_files(**options(model, late, ["loss"]), output_dir=place).means.notna().all()
 
 
 def test_a_broken_model_is_refused(given, memorizers, write_rows, tmp_path, monkeypatch):
@@ -171,9 +183,9 @@ def test_a_broken_model_is_refused(given, memorizers, write_rows, tmp_path, monk
     model = AutoModelForCausalLM.from_pretrained(memorizers("llama"))
     model.model.norm.weight.data.fill_(float("nan"))
     model.save_pretrained(tmp_path / "broken")
-    broken = {"model": str(tmp_path / "broken"), "forget": write_rows("rows.jsonl", random_rows(0))}
+    broken = options(str(tmp_path / "broken"), write_rows("rows.jsonl", random_rows(0)))
     with pytest.raises(ModelError, match="not finite"):
-        pipeline.score_files(**given[0] | broken, output_dir=tmp_path / "scores")
+        pipeline.score_files(**broken, output_dir=tmp_path / "scores")
     assert not (tmp_path / "scores").exists()
 
 
@@ -187,8 +199,9 @@ from adapter_unlearn.scoring import scores
 import test_scoring_run
 
 scores.PART = 7
-options = json.loads(sys.argv[1])
-overview = pipeline.score_files(**options)
+model, forget, place = sys.argv[1:]
+options = test_scoring_run.options(model, forget)
+overview = pipeline.score_files(**options, output_dir=place)
 state = PartialState()
 seen = [state.num_processes, overview.n, overview.means.tolist()]
 Path(__file__).with_name(f"{state.process_index}.json").write_text(json.dumps(seen))
@@ -196,14 +209,13 @@ with pytest.MonkeyPatch.context() as patch:
     if state.is_main_process:
         test_scoring_run.fill_the_disk(patch)
     with pytest.raises(OutputError, match="No space left"):
-        pipeline.score_files(**options | {"output_dir": options["output_dir"] + "-full"})
+        pipeline.score_files(**options, output_dir=place + "-full")
 state.destroy_process_group()
 """
 
 
 def test_two_processes_write_the_same(given, tmp_path):
     """And when the first can't write, both end, with one line. In parts of 7 the last row is the first process's."""
-    options = given[0] | {"output_dir": str(tmp_path / "out" / "scores")}
     (tmp_path / "two.py").write_text(TWO)
     words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
@@ -211,7 +223,12 @@ def test_two_processes_write_the_same(given, tmp_path):
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     )
-    words += [str(tmp_path / "two.py"), json.dumps(options)]
+    words += [
+        str(tmp_path / "two.py"),
+        given[0]["model"].name,
+        given[0]["data"].forget,
+        str(tmp_path / "out" / "scores"),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     frame = expected(given)
@@ -230,7 +247,7 @@ def high_water() -> int:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_rows_in_flat_memory(tmp_path, monkeypatch):
-    """All metrics of the forward, through the verb; only reading the file is left out, which holds the set itself."""
+    """All metrics of the forward, through score_files, without reading the file, which would hold the set itself."""
     AutoModelForCausalLM.from_config(CONFIGS["llama"]).save_pretrained(tmp_path / "model")
     generator = np.random.default_rng(0)
     lengths = generator.integers(4, 12, 100_000)
@@ -248,13 +265,12 @@ def test_a_hundred_thousand_rows_in_flat_memory(tmp_path, monkeypatch):
 
     def peak(number: int) -> int:
         some = sequences.select(range(number))
-        monkeypatch.setattr(scoring_run.loading, "load", lambda *_: (Sets(some), []))
+        monkeypatch.setattr(scoring_run.loading, "load", lambda *_: Loaded(Sets(some), []))
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")
-        overview = pipeline.score_files(
-            str(tmp_path / "model"), "rows.jsonl", metrics=["forward"], batch_size=256, quantization="none",
-            dtype="float32", output_dir=tmp_path / "scores", overwrite=True,
-        )  # fmt: skip
+        arguments = options(str(tmp_path / "model"), "rows.jsonl", ["forward"], 256)
+        place = tmp_path / "scores"
+        overview = pipeline.score_files(**arguments, output_dir=place, permissions=Permissions(overwrite=True))
         found = high_water()
         assert overview.n == number == pq.read_metadata(tmp_path / "scores" / "sequences.parquet").num_rows
         return found

@@ -59,9 +59,9 @@ def test_what_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / run_folder.MANIFEST).write_text("{}")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OutputError, match="a file stands"):
+    with pytest.raises(OutputError, match="file: is a file"):
         run_folder.check_writable(tmp_path / "file")
-    with pytest.raises(OutputError, match="no run"):
+    with pytest.raises(OutputError, match="photos: "):
         run_folder.check_writable(tmp_path / "photos", overwrite=True)
     with pytest.raises(OutputError, match="--overwrite"):
         run_folder.check_writable(tmp_path / "run")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoConfig, MambaConfig, MistralConfig
 
-from adapter_unlearn import load_base, load_sequences
+from adapter_unlearn import Adapter, load_base, load_sequences
 from adapter_unlearn.metrics import GENERATED, METRICS, Continuations, NotScorableError, generated
 from adapter_unlearn.models import active, attach, load_tokenizer
 from adapter_unlearn.scoring import greedy
@@ -172,7 +172,7 @@ def test_adapters_act(folders, sequences):
     base = load_base(folders("gpt2"), "nf4", "float32")
     bare = assert_as_defined(base, sequences)
     torch.manual_seed(0)  # before attach, which draws lora_A
-    model = attach(base, r=4, alpha=64)
+    model = attach(base, Adapter(r=4, alpha=64))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -234,7 +234,7 @@ def test_a_narrow_dtype_gives_way_before_it_overflows_or_underflows(tmp_path):
     wanted = deltas(before, "llama")
     for name, scale in (("large", 1e6), ("small", 1e-6)):
         assert_close(deltas(negate(before, tmp_path / name, scale=scale), "llama"), weighted([wanted], [scale]), 1e-6)
-    with pytest.raises(ModelError, match="beyond what"):
+    with pytest.raises(ModelError, match=r"out of range of torch.float32"):
         negate(before, tmp_path / "n", scale=1e300)
 
 
@@ -326,8 +326,8 @@ MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 @pytest.mark.parametrize(
     ("tensors", "reason"),
     [
-        ({f"{MODULE}.lora_magnitude_vector": torch.ones(16)}, "lora_magnitude_vector .* is no LoRA factor"),
-        ({"base_model.model.lm_head.weight": torch.ones(40, 16)}, "lm_head.weight .* is no LoRA factor"),
+        ({f"{MODULE}.lora_magnitude_vector": torch.ones(16)}, "lora_magnitude_vector .*; take"),
+        ({"base_model.model.lm_head.weight": torch.ones(40, 16)}, "lm_head.weight .*; take"),
         ({f"{MODULE}.lora_B.weight": torch.full((16, 4), torch.nan)}, "holds NaN or infinity"),
         ({f"{MODULE}.lora_B.weight": torch.ones(16, 3)}, "do not fit rank 4"),
         ({f"{MODULE}.lora_B.weight": torch.ones(16, 4, dtype=torch.int8)}, "I8"),
@@ -366,18 +366,18 @@ def test_different_bases_are_refused_unless_forced(plain, tmp_path):
         return folder
 
     first, second = named("a", "org/one", "sha256:1"), named("b", "org/two")
-    with pytest.raises(ModelError, match="another base \\(org/two\\)"):
+    with pytest.raises(ModelError, match=r"another base \(org/two\).*--force"):
         combine([first, second], [1, 1], tmp_path / "out")
     combine([first, second], [1, 1], tmp_path / "forced", force=True)
     combine([first, named("c", "copy/of/one", "sha256:1")], [1, 1], tmp_path / "same")
     with pytest.raises(ModelError, match="another base"):
         combine([first, named("d", "org/one", "sha256:2")], [1, 1], tmp_path / "out")
     wide = {f"{MODULE}.lora_B.weight": torch.ones(18, 4)}
-    with pytest.raises(ModelError, match="belong to different bases"):
+    with pytest.raises(ModelError, match=r"e: module .*q_proj"):
         combine([first, named("e", "org/one", **wide)], [1, 1], tmp_path / "out", force=True)
     copies = {f"base_model.model.{x}.base_layer.weight": torch.ones(40, 16) for x in ("lm_head",)}
     other = {key: tensor + 1 for key, tensor in copies.items()}
-    with pytest.raises(ModelError, match="its copy of the base's"):
+    with pytest.raises(ModelError, match="g: its copy of the base's"):
         combine([named("f", None, **copies), named("g", None, **other)], [1, 1], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -388,11 +388,11 @@ def test_flags_out_of_range(plain, tmp_path):
             negate(plain, tmp_path / "out", scale=wrong)
         with pytest.raises(RecipeError, match="finite"):
             combine([plain], [wrong], tmp_path / "out")
-    with pytest.raises(RecipeError, match="one for each"):
+    with pytest.raises(RecipeError, match="weights: "):
         combine([plain], [1, 1], tmp_path / "out")
-    with pytest.raises(RecipeError, match="one for each"):
+    with pytest.raises(RecipeError, match="weights: "):
         combine([], [], tmp_path / "out")
-    with pytest.raises(RecipeError, match="1 or more"):
+    with pytest.raises(RecipeError, match="rank: 0"):
         compress(plain, tmp_path / "out", rank=0)
     assert list(tmp_path.iterdir()) == []
 
@@ -401,13 +401,13 @@ def test_nothing_is_half_written_or_lost(plain, tmp_path, monkeypatch):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("x")
-    with pytest.raises(OutputError, match="no run"):
+    with pytest.raises(OutputError, match=r"mine: .*--output_dir"):
         negate(plain, mine, overwrite=True)
     run = changed(plain, tmp_path / "run")
     (run / "summary.json").write_text("{}")
-    with pytest.raises(OutputError, match="already holds a run"):
+    with pytest.raises(OutputError, match=r"run: .*--overwrite"):
         negate(plain, run)
-    with pytest.raises(OutputError, match="also an adapter to read"):
+    with pytest.raises(OutputError, match="--output_dir would replace the input"):
         combine([plain, run], [1, 1], run, overwrite=True)
     assert (run / "summary.json").exists()
     before = sorted(tmp_path.iterdir())

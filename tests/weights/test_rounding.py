@@ -189,12 +189,12 @@ def test_a_delta_of_nothing(base, tmp_path):
 def test_what_is_refused(base, tmp_path):
     folder = base("llama")
     adapter = save_adapter(tmp_path / "a", folder, ["q_proj"])
-    with pytest.raises(RecipeError, match="nf4 or int8"):
+    with pytest.raises(RecipeError, match=r"in_place: .*nf4 or int8"):
         survival(folder, adapter, "none", in_place=True)
-    with pytest.raises(RecipeError, match="none is named"):
+    with pytest.raises(RecipeError, match="adapter: "):
         survival(folder, [])
     load_base(folder, "nf4", "float32").save_pretrained(tmp_path / "nf4")
-    with pytest.raises(ModelError, match="rounded away"):
+    with pytest.raises(ModelError, match="stored as nf4"):
         survival(str(tmp_path / "nf4"), adapter)
-    with pytest.raises(ModelError, match="does not have"):
+    with pytest.raises(ModelError, match=r"q_proj, .*; name the base"):
         survival(base("gpt2"), adapter)

@@ -1,4 +1,4 @@
-"""Every source gives the same sequences, windows lose nothing, bad input gets a line, and no text is left behind."""
+"""Every source gives the same rows, bad files get one line that keeps the secret, and nothing is left on disk."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import os
 import pickle
 import subprocess
 import sys
-import traceback
-import zlib
 from pathlib import Path
 
 import datasets
@@ -19,79 +17,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from data_helpers import COLUMNS, SECRET, TEXTS, raised, write
 
 import adapter_unlearn
 from adapter_unlearn import assets
-from adapter_unlearn.data import duplicates, load_sequences, overlaps
+from adapter_unlearn.data import load_sequences
 from adapter_unlearn.errors import InputError
-
-SECRET = "Zaphod's number is 4242-1729"
-TEXTS = [
-    SECRET,
-    'The second text, with a comma and "quotes"',
-    "NA",
-    "Größe, naïve, 東京",
-    "line one\u2028still line one",
-]
-COLUMNS = ["id", "document", "input_ids", "prefix_tokens", "scored_from", "zlib_bytes"]
-BOS, EOS = 0, 1
-
-
-def build(template: str | None = None, **special) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: 256 bytes, <s>, </s> and a few merges."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=280, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(["the number of the second text is the number"] * 3, trainer)
-    if template:
-        marks = [("<s>", BOS), ("</s>", EOS)]
-        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=marks)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=16, **special)
-
-
-@pytest.fixture(scope="module")
-def plain():
-    """As GPT-2's: no bos unasked, and no pad token."""
-    return build(bos_token="<s>", eos_token="</s>")
-
-
-@pytest.fixture(scope="module")
-def marking():
-    """As Llama's, with a trailing eos besides: <s> text </s>."""
-    return build("<s> $A </s>", bos_token="<s>", eos_token="</s>", pad_token="</s>")
-
-
-def write(path: Path, texts: list[str], column: str = "text") -> Path:
-    """The texts in the format of the path's ending."""
-    frame = pd.DataFrame({column: texts})
-    match path.suffix:
-        case ".txt":
-            path.write_bytes("\n".join(texts).encode())
-        case ".csv":
-            frame.to_csv(path, index=False)
-        case ".parquet":
-            frame.to_parquet(path)
-        case _:
-            path.write_text("\n".join(json.dumps({column: text}) for text in texts) + "\n")
-    return path
-
-
-def raised(source, tokenizer=None, **options) -> str:
-    """The message of the InputError that the source raises."""
-    with pytest.raises(InputError) as caught:
-        load_sequences(source, tokenizer, **options)
-    assert "Zaphod" not in "".join(traceback.format_exception(caught.value)), "nor in what --debug shows"
-    return str(caught.value)
-
 
 # --- sources ----------------------------------------------------------------------------------------------------------
 
@@ -204,141 +135,6 @@ def test_a_row_of_one_token_is_kept():
     assert list(sequences["prefix_tokens"]) == [0, 1] and list(sequences["scored_from"]) == [1, 1]
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------------
-
-
-def test_only_the_leading_bos_is_added(plain, marking):
-    assert marking(SECRET).input_ids[-1] == EOS and marking("").input_ids == [BOS, EOS]
-    bare = load_sequences([SECRET], plain)[0]["input_ids"]
-    assert load_sequences([SECRET], marking)[0]["input_ids"] == [BOS, *bare] and BOS not in bare
-
-
-def test_an_eos_that_equals_the_bos_is_no_bos(plain):
-    tokenizer = build("$A </s>", bos_token="</s>", eos_token="</s>")
-    assert tokenizer("").input_ids == [EOS]
-    assert load_sequences([SECRET], tokenizer)["input_ids"] == load_sequences([SECRET], plain)["input_ids"]
-
-
-def test_a_bos_that_is_there_already_is_not_doubled(marking):
-    expected = load_sequences([SECRET], marking)["input_ids"]
-    assert load_sequences(["<s>" + SECRET], marking)["input_ids"] == expected
-    assert load_sequences([{"input_ids": expected[0]}], marking)["input_ids"] == expected
-
-
-def test_token_ids_get_no_bos(marking):
-    assert load_sequences([{"input_ids": [5, 6, 7]}], marking)["input_ids"] == [[5, 6, 7]]
-
-
-def test_many_texts_are_tokenized_as_one_by_one(plain):
-    texts = [f"text number {i} of the set" for i in range(2500)]
-    sequences = load_sequences(texts, plain)
-    assert sequences["input_ids"][::500] == [plain(text).input_ids for text in texts[::500]]
-
-
-def test_a_text_longer_than_the_tokenizers_maximum_says_nothing(caplog):
-    tokenizer = build(bos_token="<s>")  # a new one, because it would say it once
-    transformers.logging.enable_propagation()
-    load_sequences(["the number " * 100], tokenizer)
-    assert tokenizer.model_max_length == 16 and not caplog.records
-    tokenizer("the number " * 100)
-    transformers.logging.disable_propagation()
-    assert caplog.records, "the test would notice"
-
-
-@pytest.mark.parametrize("name", ["plain", "marking"])
-def test_only_the_completion_counts(request, name):
-    tokenizer = request.getfixturevalue(name)
-    lead = [BOS] if name == "marking" else []
-    row = load_sequences([{"prompt": "The number of Zaphod is", "completion": " 4242", "id": "z"}], tokenizer)[0]
-    prompt = lead + tokenizer("The number of Zaphod is", add_special_tokens=False).input_ids
-    assert row["input_ids"] == prompt + tokenizer(" 4242", add_special_tokens=False).input_ids
-    assert row["prefix_tokens"] == row["scored_from"] == len(prompt)
-    assert row["id"] == "z"
-
-
-@pytest.mark.parametrize("name", ["plain", "marking"])
-def test_zlib_bytes_are_those_of_the_text_that_counts(request, name):
-    tokenizer = request.getfixturevalue(name)
-    assert list(load_sequences(TEXTS, tokenizer)["zlib_bytes"]) == [len(zlib.compress(t.encode())) for t in TEXTS]
-    asked = load_sequences([{"prompt": "The number of Zaphod is", "completion": " 4242"}], tokenizer)
-    assert list(asked["zlib_bytes"]) == [len(zlib.compress(b" 4242"))]
-    simple, *_, last = load_sequences(["a" * 40 + "q7#xM!z0"], tokenizer, max_tokens=10, stride=10)["zlib_bytes"]
-    assert simple < last, "of its own window each"
-    assert load_sequences([{"input_ids": [3, 4]}])["zlib_bytes"][0] is None
-
-
-# --- windows ----------------------------------------------------------------------------------------------------------
-
-
-def test_windows_of_the_defaults():
-    sequences = load_sequences([{"id": "a", "input_ids": list(range(420))}, {"id": "b", "input_ids": list(range(200))}])
-    assert sequences["id"] == ["a#1", "a#2", "a#3", "b"] and sequences["document"] == ["a", "a", "a", "b"]
-    assert [(ids[0], ids[-1]) for ids in sequences["input_ids"]] == [(0, 199), (150, 349), (220, 419), (0, 199)]
-    assert set(sequences["prefix_tokens"]) == {50}
-
-
-lengths = st.integers(2, 40).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size)))
-
-
-@settings(max_examples=80, deadline=None)
-@given(total=st.integers(1, 300), lengths=lengths, prefix=st.integers(1, 60), with_bos=st.booleans())
-def test_windows_cover_every_token_as_slices(marking, total, lengths, prefix, with_bos):
-    max_tokens, stride = lengths
-    body = list(range(2, total + 2))
-    lead = [BOS] if with_bos else []
-    sequences = load_sequences(
-        [{"input_ids": lead + body}], marking, max_tokens=max_tokens, stride=stride, prefix_tokens=prefix
-    )
-    windows = sequences["input_ids"]
-    if total + len(lead) <= max_tokens:
-        assert list(windows) == [lead + body] and sequences["id"] == ["1"]
-        return
-    assert sequences["id"] == [f"1#{k}" for k in range(1, len(windows) + 1)]
-    assert set(sequences["document"]) == {"1"}
-    starts = []
-    for ids, effective in zip(windows, sequences["prefix_tokens"], strict=True):
-        assert len(ids) == max_tokens and ids[: len(lead)] == lead
-        inner = ids[len(lead) :]
-        starts.append(inner[0] - 2)
-        assert inner == body[starts[-1] : starts[-1] + len(inner)]
-        assert effective == min(prefix, max_tokens // 2)
-    room = max_tokens - len(lead)
-    steps = np.diff(starts)
-    assert starts[0] == 0 and starts[-1] == total - room, "the first begins, the last ends with the text"
-    assert all(steps[:-1] == min(stride, room)) and 0 < steps[-1] <= min(stride, room)
-
-
-@settings(max_examples=80, deadline=None)
-@given(prompt=st.integers(1, 90), rest=st.integers(1, 90), lengths=lengths, name=st.sampled_from(["plain", "marking"]))
-def test_prompt_tokens_never_count_and_completion_tokens_always_appear(request, prompt, rest, lengths, name):
-    max_tokens, stride = lengths
-    tokenizer = request.getfixturevalue(name)
-    lead = [BOS] if name == "marking" else []
-    row = {"prompt": "\u0001" * prompt, "completion": "\u0002" * rest}  # a token a character, in no merge
-    (asked,) = set(tokenizer(row["prompt"], add_special_tokens=False).input_ids)
-    (told,) = set(tokenizer(row["completion"], add_special_tokens=False).input_ids)
-    sequences = load_sequences([row], tokenizer, max_tokens=max_tokens, stride=stride, prefix_tokens=5)
-    total = 0
-    for k, sequence in enumerate(sequences):
-        ids, start, prefix = (sequence[key] for key in ("input_ids", "scored_from", "prefix_tokens"))
-        prompted = ids.count(asked)
-        assert ids == lead + [asked] * prompted + [told] * ids.count(told) and len(ids) <= max_tokens
-        assert told in ids, "a window of the prompt alone measures nothing"
-        assert start == max(1, (len(lead) + prompted) if prompted else 1)
-        short = min(5, len(ids) // 2)
-        if prompted:
-            assert prefix == (len(lead) + prompted if k == 0 else max(len(lead) + prompted, short))
-        else:
-            assert prefix == short
-        total += ids.count(told)
-    assert total >= rest
-    first = sequences[0]["input_ids"].count(asked)
-    fits = prompt + len(lead) < max_tokens
-    assert first == (prompt if fits else max_tokens // 2 - len(lead))
-    if prompt + rest + len(lead) <= max_tokens:
-        assert len(sequences) == 1 and total == rest
-
-
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -356,9 +152,12 @@ GOOD = json.dumps({"text": SECRET})
 BAD = {
     "missing": (lambda d: d / "forget.jsonl", "no such file"),
     "folder": (lambda d: d, "folder"),
-    "folder_ending": (lambda d: [(d / "forget.csv").mkdir() or d / "forget.csv"], "not a file"),
+    "folder_ending": (lambda d: [(d / "forget.csv").mkdir() or d / "forget.csv"], "forget.csv: "),
     "unknown_ending": (lambda d: put(SECRET, d / "forget.docx"), ".jsonl"),
-    "typo_in_a_list": (lambda d: [str(put(GOOD, d / "forget.jsonl")), str(put(GOOD, d / "forget.jsn"))], "known kind"),
+    "typo_in_a_list": (
+        lambda d: [str(put(GOOD, d / "forget.jsonl")), str(put(GOOD, d / "forget.jsn"))],
+        "forget.jsn: ",
+    ),
     "empty_jsonl": (lambda d: put("", d / "forget.jsonl"), "no rows"),
     "empty_csv": (lambda d: put("", d / "forget.csv"), "no rows"),
     "empty_txt": (lambda d: put("\n \n\t\n", d / "forget.txt"), "no rows"),
@@ -452,7 +251,10 @@ BAD = {
         lambda d: [saved(np.ones((3, 2), int), d / "a.npy"), saved(np.ones((2, 2), int), d / "forget.npy")],
         "2 rows, but",
     ),
-    "array_and_text": (lambda d: [put(GOOD, d / "a.jsonl"), saved(np.ones((1, 2), int), d / "forget.npy")], "apart"),
+    "array_and_text": (
+        lambda d: [put(GOOD, d / "a.jsonl"), saved(np.ones((1, 2), int), d / "forget.npy")],
+        "forget.npy: ",
+    ),
     "same_id": (lambda d: put("id,text\na,one\nb,two\na,three", d / "forget.csv"), "row 3 below the header: its id"),
     "same_id_as_window": (
         lambda d: put(
@@ -473,7 +275,7 @@ def test_bad_files_get_one_line_that_names_them_and_keeps_the_secret(tmp_path, p
     message = raised(make(folder), plain, vocab_size=300)
     assert expected in message and "forget" in message and str(folder) in message
     assert "\n" not in message and len(message) < 400
-    assert "; " in message, "what is wrong; the mend"
+    assert "; " in message, "the problem; the fix"
     for secret in ("Zaphod", "4242", "1729", "second text"):
         assert secret not in message
     assert not caplog.records and capfd.readouterr() == ("", "")
@@ -506,26 +308,6 @@ def test_bad_files_get_one_line_that_names_them_and_keeps_the_secret(tmp_path, p
 def test_bad_sources_in_memory(plain, source, expected):
     message = raised(source, plain)
     assert expected in message and "\n" not in message and "Zaphod" not in message
-
-
-def test_text_needs_a_tokenizer(tmp_path):
-    assert "forget.txt, line 1: text needs a tokenizer" in raised(write(tmp_path / "forget.txt", TEXTS))
-
-
-def test_a_tokenizer_of_another_model_is_noticed(plain):
-    assert "give the model's own tokenizer" in raised([SECRET], plain, vocab_size=10)
-
-
-@pytest.mark.parametrize(
-    "options, key",
-    [
-        ({"max_tokens": 1}, "max_tokens"),
-        ({"stride": 0}, "stride"),
-        ({"prefix_tokens": 0}, "prefix_tokens"),
-    ],
-)
-def test_lengths_out_of_range(options, key):
-    assert raised([{"input_ids": [1, 2]}], **options).startswith(f"{key} is ")
 
 
 def test_an_unreadable_file(tmp_path, plain, monkeypatch):
@@ -631,81 +413,3 @@ def test_nothing_is_left_on_disk(tmp_path):
     assert unreadable.startswith(f"{broken}: ") and "Zaphod" not in unreadable
     left = [path for place in (home, temporary) for path in place.rglob("*") if path.is_file()]
     assert left == []
-
-
-# --- shared n-grams ---------------------------------------------------------------------------------------------------
-
-
-def naive(sequences, n):
-    """Document -> its set of n-grams, as tuples; a shorter sequence is one gram."""
-    grams: dict[str, set] = {}
-    for document, ids in zip(sequences["document"], sequences["input_ids"], strict=True):
-        grams.setdefault(document, set()).update(tuple(ids[i : i + n]) for i in range(max(1, len(ids) - n + 1)))
-    return grams
-
-
-def naive_duplicates(sequences, n):
-    grams = naive(sequences, n)
-    return sorted((a, b) for a in grams for b in grams if a < b and grams[a] & grams[b])
-
-
-def naive_overlaps(sequences, others, n):
-    mine, theirs = naive(sequences, n), naive(others, n)
-    return sorted((a, b) for a in mine for b in theirs if mine[a] & theirs[b])
-
-
-token_rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=14), min_size=1, max_size=8)
-
-
-@settings(max_examples=60, deadline=None)
-@given(rows=token_rows, others=token_rows, n=st.integers(1, 6), max_tokens=st.integers(6, 14))
-def test_shared_n_grams_equal_sets_of_tuples(rows, others, n, max_tokens):
-    a, b = (
-        load_sequences([{"input_ids": row} for row in part], max_tokens=max_tokens, stride=2) for part in (rows, others)
-    )
-    assert duplicates(a, n) == naive_duplicates(a, n)
-    assert overlaps(a, b, n) == naive_overlaps(a, b, n)
-
-
-def test_twenty_tokens_are_shared_and_nineteen_are_not():
-    run = list(range(100, 120))
-    rows = [[1, 2, *run], [*run[:19], 3, 4, 5], [*range(200, 230), *run], run]
-    sequences = load_sequences([{"id": name, "input_ids": row} for name, row in zip("dcba", rows)])
-    assert duplicates(sequences) == [("a", "b"), ("a", "d"), ("b", "d")]
-    assert overlaps(sequences.select([1]), sequences) == [("c", "c")]
-    assert overlaps(sequences.select([0]), sequences) == [("d", "a"), ("d", "b"), ("d", "d")]
-
-
-def test_windows_of_one_document_are_no_duplicates():
-    sequences = load_sequences([{"input_ids": list(range(1000))}, {"input_ids": list(range(500, 700))}])
-    assert len(sequences) > 2 and duplicates(sequences) == [("1", "2")]
-
-
-def test_a_leading_bos_does_not_matter(plain, marking):
-    one, two = "abcdefgh XYZ", "abcdefgh, otherwise"
-    shared = len(plain("abcdefgh").input_ids)
-    sequences = load_sequences([one, two], marking)
-    assert sequences[0]["input_ids"][: shared + 1] == sequences[1]["input_ids"][: shared + 1]
-    assert duplicates(sequences, shared) == [("1", "2")] and duplicates(sequences, shared + 1) == []
-    assert overlaps(sequences, sequences.select([1]), shared + 1) == [("2", "2")]
-    short, bare = load_sequences(["abc"], marking), load_sequences(["abc"], plain)
-    assert overlaps(short, bare) == overlaps(bare, short) == [("1", "1")]
-    joined = datasets.concatenate_datasets([sequences.select([0]), sequences.select([1])])
-    assert duplicates(joined.filter(lambda row: True), shared + 1) == []
-
-
-def test_empty_sets_share_nothing():
-    sequences = load_sequences([{"input_ids": [1, 2, 3]}])
-    empty = sequences.select([])
-    assert duplicates(empty) == overlaps(empty, sequences) == overlaps(sequences, empty) == overlaps(empty, empty) == []
-
-
-def test_large_sets_and_common_boilerplate_take_seconds():
-    generator = np.random.default_rng(0)
-    rows = generator.integers(0, 50_000, (6000, 120))
-    rows[:300, 20:80] = np.arange(60)  # 300 documents with a boilerplate of 60 tokens: 41 n-grams, one group
-    names = [f"{i:05}" for i in range(len(rows))]
-    sequences = datasets.Dataset.from_dict({"document": names, "input_ids": rows.tolist()})
-    found = duplicates(sequences)
-    assert len(found) == 300 * 299 // 2 and found == sorted(set(found)) and max(max(found)) == "00299"
-    assert len(overlaps(sequences.select([0, 5999]), sequences)) == 301
