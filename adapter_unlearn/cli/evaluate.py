@@ -59,7 +59,7 @@ def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     if not values.pop("matrix"):
         found = pipeline.evaluate(**values)
         if PartialState().is_main_process:
-            terminal.show_report(found.sequences, found.holdout, found.summary, curves=found.curves)
+            terminal.show_report(found)
         return
     rows = pipeline.evaluate_interference(**{flag: values[flag] for flag in MATRIX_FLAGS})
     if PartialState().is_main_process:

@@ -20,7 +20,7 @@ from adapter_unlearn.evaluation.comparison import Comparison, Failed
 from adapter_unlearn.pipeline import experiments, manifest, unlearning_run
 from adapter_unlearn.pipeline.common import check_output, new_accelerator, on_first_process
 from adapter_unlearn.recipe import load_recipe
-from adapter_unlearn.reporting import write
+from adapter_unlearn.reporting import comparison as comparison_report
 from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def compare(
     def write_comparison() -> None:
         assert output_dir is not None
         with run_folder.renewed(output_dir, run_folder.COMPARISON) as folder:
-            write.comparison(folder, found, manifest.of_comparison(found.about))
+            comparison_report.write(folder, found, manifest.of_comparison(found.about))
 
     if output_dir is not None:
         on_first_process(accelerator, write_comparison)
@@ -93,10 +93,10 @@ def compare(
 
 
 def _check_folder(output_dir: Path, may_replace: bool, read: Sequence[str | Path]) -> None:
-    run_folder.check_renewable(output_dir, write.COMPARISON_FILES)
+    run_folder.check_renewable(output_dir, comparison_report.FILES)
     if (output_dir / run_folder.COMPARISON).exists() and not may_replace:
         raise OutputError(f"{output_dir}: already holds a comparison; add --overwrite or choose another --output_dir")
-    for name in write.COMPARISON_FILES:
+    for name in comparison_report.FILES:
         run_folder.check_apart(output_dir / name, read)
 
 

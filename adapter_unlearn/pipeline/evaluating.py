@@ -23,7 +23,8 @@ from adapter_unlearn.pipeline.common import (
     new_accelerator,
     on_first_process,
 )
-from adapter_unlearn.reporting import write
+from adapter_unlearn.reporting import interference as interference_report
+from adapter_unlearn.reporting import run as run_report
 from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def evaluate(
         about = manifest.of_evaluation(run, base, given, notes, found_bounds, adapters)
         with run_folder.new_folder(place, overwrite) as folder:
             run_folder.write_json(folder / "evaluation.json", about)
-            write.results(folder, found, [], about)
+            run_report.write(folder, run_report.RunResults(found, about))
 
     if output_dir is not None:
         on_first_process(accelerator, lambda: write_evaluation(output_dir))
@@ -183,7 +184,7 @@ def evaluate_interference(
         about = manifest.of_interference(identity, names, adapter, set_names, loaded)
         with run_folder.new_folder(place, overwrite) as folder:
             run_folder.write_json(folder / "evaluation.json", about)
-            write.interference(folder, rows, about)
+            interference_report.write(folder, rows, about)
 
     if output_dir is not None:
         on_first_process(accelerator, lambda: write_matrix(output_dir))

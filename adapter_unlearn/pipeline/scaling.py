@@ -14,7 +14,7 @@ from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.evaluation.report import bounds_of
 from adapter_unlearn.pipeline import loading
 from adapter_unlearn.pipeline.common import check_output, load_base, new_accelerator, on_first_process
-from adapter_unlearn.reporting import write
+from adapter_unlearn.reporting import run as run_report
 from adapter_unlearn.runs import run_folder
 from adapter_unlearn.unlearning import records, scale_search
 from adapter_unlearn.weights import adapter_files, arithmetic
@@ -96,7 +96,7 @@ def negate_searched(
             scaled = arithmetic.negate(adapter, Path(place) / "scaled", best)
             with run_folder.new_folder(output_dir, overwrite) as folder:
                 shutil.copytree(scaled, folder, dirs_exist_ok=True)
-                write.scale_search(folder, rows, bounds, best)
+                run_report.write_scale_search(folder, rows, bounds, best)
 
     on_first_process(accelerator, write_scaled)
     return Path(output_dir), best

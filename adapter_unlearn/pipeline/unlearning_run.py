@@ -30,7 +30,7 @@ from adapter_unlearn.pipeline.common import (
     new_accelerator,
     on_first_process,
 )
-from adapter_unlearn.reporting import write
+from adapter_unlearn.reporting import run as run_report
 from adapter_unlearn.reporting.progress import Progress
 from adapter_unlearn.runs import run_folder
 from adapter_unlearn.unlearning import methods, rate_search, records, stages, stopping, synthetic
@@ -110,8 +110,9 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
                 if trained.rates:
                     run_folder.write_json_lines(folder / "learning_rate_search.jsonl", trained.rates)
                 run_folder.write_json(folder / run_folder.MANIFEST, about)
-                write.results(folder, found, trained.outcome.log, about, trained.scales)
-                write.card(folder, found.summary, about)
+                results = run_report.RunResults(found, about, trained.outcome.log, trained.scales)
+                run_report.write(folder, results)
+                run_report.write_card(folder, results)
 
         on_first_process(accelerator, write_run)
     return Path(run.output_dir)

@@ -1,9 +1,9 @@
-// Sort the table of sequences by a column; numbers by their value, missing ones last. The page needs nothing of this.
+// Sort the table of sequences by a column: numbers by value, missing ones last. The page works without this script.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = table.querySelectorAll("thead tr:last-child th");
   const body = table.querySelector("tbody.rows");
   heads.forEach((head, column) => {
-    const button = document.createElement("span"); // Chromium does not repeat real buttons on printed pages
+    const button = document.createElement("span"); // Chromium does not repeat <button> elements in table heads on printed pages
     button.setAttribute("role", "button");
     button.tabIndex = 0;
     button.append(...head.childNodes);
