@@ -76,14 +76,14 @@ def log_axis(axes: Axes, which: str, low: float, high: float, unit: str = "") ->
         high: the largest.
         unit: written before every number.
     """
+    if high > 1e6 * low:  # cut the axis off: how far beyond a value lies does not matter
+        axes.set(**{f"{which}lim": (0.5 * low, 1e6 * low)})
     axes.set(**{f"{which}scale": "log"})
     wide = high > 50 * low  # over many decades, a locator with several ticks per decade shows none
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 1.5, 2, 3, 5, 7)))
     axis.set_major_formatter(lambda value, _: f"{unit}{value:,.4g}")
     axis.set_minor_formatter(NullFormatter())
-    if high > 1e6 * low:  # anything beyond is cut off: how far beyond does not matter
-        axes.set(**{f"{which}lim": (0.5 * low, 1e6 * low)})
 
 
 def legend_above(axes: Axes) -> None:
