@@ -1,7 +1,7 @@
-"""Numbers and names as people read them: one place, so that terminal, report and card never disagree on a digit.
+"""Format numbers and names for people, in one place, so that terminal, report and card show the same digits.
 
-A missing number (None or NaN) is a dash, never a zero: an unmeasured sequence must not look like a forgotten one.
-Ids and names come from strangers; `clean` and `markdown` take away their power before they reach a page.
+A missing number (None or NaN) is shown as a dash and never as zero: an unmeasured sequence must not look forgotten.
+Ids and names are untrusted input: `clean` and `markdown` neutralize them before they reach a terminal or a page.
 """
 
 import math
@@ -15,26 +15,26 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")
 
 
 def number(value: Any) -> float | None:
-    """A value of a summary or a frame as float, or None where nothing was measured."""
+    """A value of a summary or a frame as a float; None where nothing was measured."""
     if not isinstance(value, Real) or math.isnan(value):
         return None
     return float(value)
 
 
 def accuracy(value: Any) -> str:
-    """A share between 0 and 1 with three digits: enough to tell a sequence from a bound."""
+    """A share between 0 and 1, with three digits."""
     known = number(value)
     return DASH if known is None else f"{known:.3f}"
 
 
 def count(value: Any) -> str:
-    """A whole number with thousands set apart."""
+    """A whole number with a thousands separator."""
     known = number(value)
     return DASH if known is None else f"{known:,.0f}"
 
 
 def decimal(value: Any) -> str:
-    """About four digits whatever the size, as perplexities and losses need."""
+    """About four significant digits, for perplexities and losses of any size."""
     known = number(value)
     if known is None:
         return DASH
@@ -47,19 +47,19 @@ def decimal(value: Any) -> str:
 
 
 def ratio(value: Any) -> str:
-    """Three digits of a ratio that may be tiny or about one, such as a delta's size relative to its weights."""
+    """Three significant digits, for ratios that may be tiny, such as a delta's size relative to its weights."""
     known = number(value)
     return DASH if known is None else "∞" if math.isinf(known) else f"{known:#.3g}".removesuffix(".")
 
 
 def metric_value(value: Any) -> str:
-    """A mean of any metric: as `decimal`, but three digits that count where it is small (a p_z may be 1e-40)."""
+    """The mean of any metric: `decimal`, or three significant digits where it is small (p_z may be 1e-40)."""
     known = number(value)
     return ratio(known) if known is not None and 0 < abs(known) < 0.1 else decimal(known)
 
 
 def signed(value: Any) -> str:
-    """A difference of two figures that `decimal` shows: always signed, never `-0.000`."""
+    """A difference, formatted as by `decimal` but always signed; never `-0.000`."""
     known = number(value)
     if known is None:
         return DASH
@@ -68,31 +68,31 @@ def signed(value: Any) -> str:
 
 
 def interval(ends: Any, show: Callable[[Any], str]) -> str:
-    """`[low, high]`, or nothing where one of them is missing, as it is for a single sequence."""
+    """`[low, high]`; empty where an end is missing, for example for a single sequence."""
     low, high = (number(end) for end in ends or (None, None))
     return "" if low is None or high is None else f"[{show(low)}, {show(high)}]"
 
 
 def factor(value: Any) -> str:
-    """An adapter's scale as it is written in a recipe, short."""
+    """An adapter's scale, written as in a recipe."""
     known = number(value)
     return DASH if known is None else f"{known:g}"
 
 
 def yes_no(value: Any) -> str:
-    """1 and 0 of a per-sequence verdict as words."""
+    """`yes` for 1 and `no` for 0."""
     known = number(value)
     return DASH if known is None else "yes" if known else "no"
 
 
 def relative_change(before: Any, after: Any) -> float | None:
-    """By what part `after` is above `before`; None where one of them is missing or `before` is no scale."""
+    """`after / before - 1`; None where one of them is missing or `before` is not positive and finite."""
     old, new = number(before), number(after)
     return None if old is None or new is None or old <= 0 or math.isinf(old) else new / old - 1
 
 
 def percent(part: float | None, digits: int = 1) -> str:
-    """A relative change in percent, always signed, never `-0.0`."""
+    """A relative change in percent, always signed; never `-0.0`."""
     if part is None:
         return DASH
     if math.isinf(part):
@@ -102,12 +102,12 @@ def percent(part: float | None, digits: int = 1) -> str:
 
 
 def percent_interval(ends: Any, digits: int = 1) -> str:
-    """`[+0.8, +1.6]`: the interval of a change in percent, which stands behind a change that carries the sign %."""
+    """`[+0.8, +1.6]`: the interval of a change in percent. The percent sign is left to the change shown before it."""
     return interval(ends, lambda part: percent(part, digits).removesuffix(" %"))
 
 
 def duration(seconds: Any) -> str:
-    """Seconds in the two largest units that matter."""
+    """Seconds, in the two largest units that apply."""
     known = number(seconds)
     if known is None:
         return DASH
@@ -136,19 +136,19 @@ def plural(n: float | None, noun: str) -> str:
 
 
 def share(n: float, total: float | None, noun: str = "sequence") -> str:
-    """`none of the 64 sequences`, `3 of the 64 sequences`; the total may be unknown."""
+    """`none of the 64 sequences`, `3 of the 64 sequences`. The total may be unknown (None)."""
     if total is None:
         return plural(n, noun) if n else f"no {noun}"
     return f"{count(n) if n else 'none'} of the {plural(total, noun)}"
 
 
 def clean(text: Any) -> str:
-    """Text with all that is not printable spelled out: no terminal escapes, no line breaks, no reversed writing."""
+    """Escape every character that is not printable, such as terminal codes, line breaks and bidirectional overrides."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 def shorten(text: str, width: int) -> str:
-    """Text cut in the middle, for both ends of an id tell it apart (`record-0012…#3`)."""
+    """Shorten text in the middle, because both ends of an id identify it (`record-0012…#3`)."""
     if len(text) <= width:
         return text
     tail = (width - 1) // 3
@@ -156,6 +156,6 @@ def shorten(text: str, width: int) -> str:
 
 
 def markdown(text: Any) -> str:
-    """Text that Markdown, its tables and its embedded HTML show as it is, inside a line; links are not made of it."""
+    """Escape text for one line of Markdown, its tables and its embedded HTML, without automatic links."""
     escaped = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN.sub(r"\\\1", escaped)

@@ -1,44 +1,55 @@
-"""Figures as files and as parts of a page: PNG for the run folder, themed SVG for the report.
+"""Figures as PNG files for the run folder and as themed SVG for a page.
 
-The SVG's colours become CSS variables, so that one drawing is right on a light page, on a dark one and in print. Its
-text stays text in the page's own font: small, searchable, sharp. Everything that points outside the file is taken away.
+The SVG's colours are CSS variables, so one drawing suits a light page, a dark page and print. Its text stays text, in
+the page's font: small, searchable and sharp. Everything that refers to something outside the file is removed.
 """
 
 import io
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from adapter_unlearn.reporting import figures
+from adapter_unlearn.reporting import style
 
 DPI = 160
-_VARIABLES = {
-    figures.INK: "--ink",
-    figures.MUTED: "--muted",
-    figures.GRID: "--rule",
-    figures.LINK: "--link",
-    figures.SURFACE: "--surface",
-    figures.BEFORE: "--before",
-    figures.AFTER: "--after",
-    figures.UNSEEN: "--unseen",
-    figures.BAND: "--band",
-    figures.GREEN: "--green",
-    figures.PURPLE: "--purple",
-    figures.OCHRE: "--ochre",
-}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with the name of its file, a heading, and a caption that says what is drawn."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+    @property
+    def drawing(self) -> Markup:
+        """The figure as an SVG element."""
+        return svg(self.figure, self.name, f"{self.title}. {self.caption}")
+
+
+def write_pngs(folder: Path, pictures: Iterable[Picture]) -> None:
+    """Write folder/figures/NAME.png for every picture; creates `figures`."""
+    (folder / "figures").mkdir()
+    for picture in pictures:
+        (folder / "figures" / f"{picture.name}.png").write_bytes(png(picture.figure))
 
 
 def png(figure: Figure) -> bytes:
-    """The figure on light ground, for a folder, a slide or a message."""
+    """The figure on a light background."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
 def svg(figure: Figure, name: str, description: str) -> Markup:
-    """The figure as an <svg> element for a page that defines the colour variables; `name` keeps its ids its own."""
+    """The figure as an <svg> element for a page that defines the colour variables; `name` makes its ids unique."""
     stream = io.StringIO()
     settings = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}
     with matplotlib.rc_context(settings):
@@ -48,7 +59,7 @@ def svg(figure: Figure, name: str, description: str) -> Markup:
     drawing = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"<style.*?</style>", "", drawing, flags=re.DOTALL)
     drawing = _lighter(_own_ids(drawing, name))
-    for colour, variable in _VARIABLES.items():
+    for colour, variable in style.VARIABLES.items():
         drawing = drawing.replace(colour, f"var({variable})")
     view_box = re.search(r'viewBox="([\d. ]+)"', drawing)
     opening = f'<svg viewBox="{view_box[1] if view_box else ""}" role="img" aria-label="{escape(description)}">'
@@ -56,9 +67,9 @@ def svg(figure: Figure, name: str, description: str) -> Markup:
 
 
 def _lighter(drawing: str) -> str:
-    """The same drawing in half the bytes: no font names, two decimals, the style of equal dots said once."""
+    """Halve the size of the drawing: no font names, two decimals, one style attribute for a group of equal dots."""
     drawing = drawing.replace("font-family: 'DejaVu Sans'; ", "")
-    # in the tags only: a figure's text must keep its digits
+    # only inside tags: the text of a figure keeps its digits
     drawing = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), drawing)
     return re.sub(r"<g((?: [^>]*)?)>((?:\s*<use [^>]*/>)+)\s*</g>", _one_style, drawing)
 
@@ -72,6 +83,6 @@ def _one_style(group: re.Match[str]) -> str:
 
 
 def _own_ids(drawing: str, name: str) -> str:
-    """Ids that no other figure of the page has, and references to them."""
+    """Prefix all ids, and the references to them, with the figure's name."""
     drawing = drawing.replace("xlink:href", "href")
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)

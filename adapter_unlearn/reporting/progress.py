@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar with |S|, memorization and outliers; and the tracker's log."""
+"""Progress of a run: a bar with |S|, memorization and outliers, and the experiment tracker's log."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A bar on the first process, one step an epoch; none where TQDM_DISABLE is set, as with any bar of tqdm."""
+    """A progress bar on the first process, one step per epoch; hidden if TQDM_DISABLE is set."""
 
     def __init__(self, method: str, epochs: int, accelerator: Accelerator):
         self.accelerator = accelerator
-        silent = not accelerator.is_main_process or bool(os.environ.get("TQDM_DISABLE"))  # what is passed hides it
+        silent = not accelerator.is_main_process or bool(
+            os.environ.get("TQDM_DISABLE")
+        )  # the argument overrides TQDM_DISABLE
         self.bar = tqdm(total=epochs, unit="epoch", desc=method, disable=silent)
 
     def __enter__(self) -> Progress:
         return self
 
     def update(self, record: dict[str, Any]) -> None:
-        """Show one epoch's record, and hand its numbers to the tracker."""
+        """Show the record of an epoch and log its numbers to the tracker."""
         if record["epoch"]:
             self.bar.set_postfix_str(
                 f"|S| {record['n_selected']}, MA mean {record['memorization_accuracy_mean']:.2f} "

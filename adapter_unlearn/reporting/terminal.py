@@ -1,110 +1,148 @@
-"""What a person sees in the terminal when a verb is done."""
+"""What commands print when they are done: ids and figures only, no text of the sets."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from adapter_unlearn.evaluation.comparison import Comparison
-from adapter_unlearn.reporting import comparison, forms, interference, utility
-from adapter_unlearn.reporting.formatting import accuracy, clean, interval, size
-from adapter_unlearn.reporting.tables import (
-    comparison_table,
-    interference_table,
-    proof_table,
-    summary_table,
-    utility_table,
-    verdict_table,
-)
-from adapter_unlearn.reporting.verdict import verdict
+from adapter_unlearn.evaluation import summary
+from adapter_unlearn.reporting import form_names
+from adapter_unlearn.reporting.comparison.columns import columns, signed
+from adapter_unlearn.reporting.comparison.lines import lines
+from adapter_unlearn.reporting.formatting import accuracy, clean, count, interval, shorten, size
+from adapter_unlearn.reporting.interference.matrix import matrix_of, wakes
+from adapter_unlearn.reporting.run.tables import proof_table, summary_table, tasks_table, verdict_table
+from adapter_unlearn.reporting.run.verdict import verdict
+from adapter_unlearn.reporting.text_tables import new_table
 from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
+    from adapter_unlearn.evaluation.comparison import Comparison
+    from adapter_unlearn.evaluation.report import Report
     from adapter_unlearn.scoring import Overview
 
-_SETS_ACROSS = 3  # forget sets that fit side by side in 80 columns
+NAME_WIDTH = 14
+_SETS_ACROSS = 3  # forget sets that fit side by side into 80 columns
+_ACROSS = (
+    ("failing", "fail"), ("memorization_accuracy_mean", "accuracy"),
+    ("extractable", "recited"), ("longest_verbatim_run_max", "run"), ("auc_loss", "AUC\nloss"),
+    ("holdout_perplexity_change", "holdout"), ("test_perplexity_change", "test"), ("seconds", "time"),
+)  # fmt: skip
 
 
 def show_run(folder: Path, demo: bool = False) -> None:
-    """A finished run: every text before and after, what it cost the model, the verdict, and how to use the adapter."""
-    summary, about = (
+    """Print a finished run: its sequences, figures and verdict, and how to use the adapter.
+
+    Args:
+        folder: of the run.
+        demo: show every sequence, and how to go on with one's own model and texts.
+    """
+    from adapter_unlearn.evaluation.report import Report
+
+    values, manifest = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("summary.json", run_folder.MANIFEST)
     )
-    sequences = pd.read_parquet(folder / "sequences.parquet")
-    unseen = folder / "holdout.parquet"
-    holdout = pd.read_parquet(unseen) if unseen.exists() else pd.DataFrame(columns=sequences.columns)
-    tested = folder / "curves.parquet"
-    curves = pd.read_parquet(tested) if tested.exists() else None
-    show_report(sequences, holdout, summary, max_rows=len(sequences) if demo else 25, curves=curves)
+    tables = {
+        name: pd.read_parquet(path) if (path := folder / f"{name}.parquet").exists() else pd.DataFrame()
+        for name in ("sequences", "holdout", "curves")
+    }
+    show_report(Report(summary=summary.from_json(values), **tables), len(tables["sequences"]) if demo else 25)
     console = _console()
-    console.print(about["outcome"]["stopped_because"])
-    console.print(f"\nadapter  {folder.absolute()} ({size(about['adapter']['bytes'])})")
+    console.print(manifest["outcome"]["stopped_because"])
+    console.print(f"\nadapter  {folder.absolute()} ({size(manifest['adapter']['bytes'])})")
     console.print(f"report   {(folder / 'report.html').absolute()}\n")
-    console.print("Load it with plain PEFT (its README.md says how to quantize the base as it was measured):")
+    console.print("Load it with plain PEFT (README.md in the folder shows how to quantize the base as measured):")
     base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     console.print(f'  base = AutoModelForCausalLM.from_pretrained("{base}")')
     console.print(f'  model = PeftModel.from_pretrained(base, "{folder.absolute()}")')
     if demo:
         console.print(
-            "\nNow your own model and texts:\n"
-            "  adapter-unlearn recipes copy gpt-neo-125m/match.yaml my.yaml\n"
+            "\nNow use your own model and texts:\n"
+            "  adapter-unlearn recipes copy gpt-neo-125m match my.yaml\n"
             "  adapter-unlearn unlearn --config my.yaml --model.name MODEL --data.forget TEXTS.jsonl \\\n"
             "      --data.retain KEPT.jsonl --data.holdout UNSEEN.jsonl"
         )
 
 
-def show_report(
-    sequences: pd.DataFrame,
-    holdout: pd.DataFrame,
-    summary: dict[str, Any],
-    max_rows: int = 25,
-    curves: pd.DataFrame | None = None,
-) -> None:
-    """An evaluation: the sequences, the aggregates, the tasks, the verdict."""
+def show_report(report: Report, max_rows: int = 25) -> None:
+    """Print an evaluation: the sequences, at most `max_rows` of them, the aggregates, the tasks and the verdict."""
     console = _console()
-    console.print(proof_table(sequences, holdout, max_rows=max_rows))
-    console.print(summary_table(summary))
-    if utility.rows(summary):
-        console.print(utility_table(summary))
-    console.print(verdict_table(verdict(summary, curves)))
+    console.print(proof_table(report.sequences, report.holdout, max_rows=max_rows))
+    console.print(summary_table(report.summary))
+    if any(form.tasks for form in report.summary.forms.values()):
+        console.print(tasks_table(report.summary))
+    console.print(verdict_table(verdict(report.summary, report.curves)))
     console.print()
 
 
 def show_interference(rows: pd.DataFrame) -> None:
-    """Several adapters on several forget sets, and every case in which one more adapter brings recitation back."""
+    """Print the matrix of adapters and forget sets, and every case in which an adapter brings recitation back."""
     console = _console()
-    found = interference.matrix(rows)
-    for first in range(0, len(found.sets), _SETS_ACROSS):
-        console.print(interference_table(rows, found.sets[first : first + _SETS_ACROSS]))
-    for case in interference.wakes(rows):
-        on = f"{case.adapters} on" if case.adapters else "none on"
+    sets = matrix_of(rows).sets
+    for first in range(0, len(sets), _SETS_ACROSS):
+        console.print(interference_table(rows, sets[first : first + _SETS_ACROSS]))
+    for case in wakes(rows):
+        active = f"with {case.adapters} active" if case.adapters else "with no adapter active"
         console.print(
-            clean(f"{case.set}: with {on}, adding {case.added} takes it from {case.before} to {case.after} recited")
+            clean(f"{case.set}: {active}, adding {case.added} raises it from {case.before} to {case.after} recited")
         )
     console.print()
 
 
-def show_comparison(found: Comparison, folder: str | Path | None) -> None:
-    """Methods side by side, the differences to the baseline, and what nobody should overlook."""
+def interference_table(rows: pd.DataFrame, sets: Sequence[str]) -> Table:
+    """One line per combination of adapters: recited sequences and mean memorization accuracy of some forget sets."""
+    matrix = matrix_of(rows)
+    table = new_table("active adapters", [shorten(clean(name), NAME_WIDTH) for name in sets])
+    for i, subset in enumerate(matrix.subsets):
+        cells = [f"{count(matrix.extractable.at[i, name])}  {accuracy(matrix.accuracy.at[i, name])}" for name in sets]
+        table.add_row(Text(matrix.name(subset)), *cells)
+    table.caption = "per forget set: sequences recited word for word, and mean memorization accuracy"
+    return table
+
+
+def show_comparison(comparison: Comparison, folder: str | Path | None) -> None:
+    """Print methods side by side, their differences from the baseline, and the warnings."""
     console = _console()
-    console.print(comparison_table(found))
-    differences = found.rows[found.rows["difference"].notna()]
-    for row in differences.to_dict("records"):
-        ends = interval([row["difference_low"], row["difference_high"]], accuracy)
-        where = f" ({forms.title(str(row['form']))})" if found.rows["form"].nunique() > 2 else ""
-        console.print(clean(f"{row['method']} less {found.baseline}{where}: accuracy {row['difference']:+.3f} {ends}"))
-    for warning in comparison.warnings(found):
-        console.print(f"warning: {warning}")
+    console.print(comparison_table(comparison))
+    several = len(form_names.after(comparison.rows["form"])) > 1
+    for row in comparison.rows[comparison.rows["difference"].notna()].to_dict("records"):
+        ends = interval([row["difference_low"], row["difference_high"]], signed)
+        form = f" ({form_names.title(str(row['form']))})" if several else ""
+        console.print(
+            clean(f"{row['method']} minus {comparison.baseline}{form}: accuracy {signed(row['difference'])} {ends}")
+        )
+    for warning in comparison.warnings:
+        console.print(f"warning: {clean(warning)}")
     if folder is not None:
         console.print(f"\nreport   {(Path(folder) / 'report.html').absolute()}")
 
 
+def comparison_table(comparison: Comparison) -> Table:
+    """One line per (method, form) with the main figures; the page has the intervals and all columns."""
+    keys = [column.key for column in columns(comparison)]
+    places = [(keys.index(key), heading) for key, heading in _ACROSS if key in keys]
+    table = new_table("method", [heading for _, heading in places], min_width=16)
+    for line in lines(comparison):
+        name = ", ".join(filter(None, [line.name, line.form, line.seeds]))
+        table.add_row(Text(name), *(Text(line.cells[i].text) for i, _ in places))
+    for row in comparison.runs[comparison.runs["failed"].notna()].to_dict("records"):
+        table.add_row(Text(clean(f"{row['method']}, seed {row['seed']}")), Text("failed", style="bold red"))
+    table.caption = (
+        f"fail: how many of {count(comparison.about['n_sequences'])} sequences do not look like never-seen text;"
+        " accuracy: mean memorization accuracy; holdout and test: change of perplexity against the base"
+    )
+    return table
+
+
 def show_scores(scores: Overview) -> None:
-    """The most memorized rows of a score table, and means over all."""
+    """Print the most memorized rows of a score table, and the means over all rows."""
     assert scores.top is not None
     with pd.option_context("display.max_colwidth", 40, "display.width", 140, "display.max_columns", 20):
         print(scores.top.to_string(index=False, float_format=lambda value: f"{value:.3f}"))

@@ -1,0 +1,65 @@
+"""HTML pages in one style: each is one self-contained file that works offline, on a phone, a screen and paper.
+
+Ids and names are untrusted input. Everything is escaped, and a content security policy forbids the page to load
+anything or to run any script but its own.
+"""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from adapter_unlearn.reporting import facts, form_names
+from adapter_unlearn.reporting.formatting import clean
+
+FOLDER = Path(__file__).parent
+
+
+def environment(autoescape: bool) -> jinja2.Environment:
+    """The settings of all templates, which are named by their path below reporting/."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def render(template: str, manifest: dict[str, Any], script: str = "", **parts: Any) -> str:
+    """Render a page.
+
+    Args:
+        template: path of the template below reporting/.
+        manifest: may lack any key.
+        script: the only JavaScript that may run in the page.
+        parts: variables of the template.
+    """
+    templates = environment(autoescape=True)
+    templates.filters |= {"typeset": typeset, "breakable": breakable}
+    return templates.get_template(template).render(
+        base_name=clean(facts.base_name(manifest)),
+        created=clean(manifest.get("created") or "")[:10],
+        package=" ".join(clean(value) for value in (manifest.get("package") or {"name": "adapter-unlearn"}).values()),
+        title=form_names.title,
+        style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **parts,
+    )
+
+
+def typeset(text: str) -> str:
+    """Use a real minus sign, and keep a percent sign on the line of its number."""
+    text = f"−{text[1:]}" if text.startswith("-") else text
+    return text.replace(" %", "\u202f%").replace(" -", " −").replace("[-", "[−").replace(" before)", "\u00a0before)")
+
+
+def breakable(name: str) -> Markup:
+    """Allow a line break after each underscore of a name, so that a long name does not widen a column."""
+    return Markup("<wbr>").join(re.split("(?<=_)", name))
