@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from adapter_unlearn.models import Quantization
     from adapter_unlearn.recipe import Form, Model
 
-NEEDED = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
+NEEDED = (
+    "memorization_accuracy", "extractable", "extractable_50", "extractable_any_prefix", "longest_verbatim_run", "loss",
+)  # fmt: skip
 """What every summary holds; further metrics are columns beside them."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from adapter_unlearn import models, recipe
 from adapter_unlearn.evaluation import forms as deployment
+from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.evaluation.report import bounds_of
 from adapter_unlearn.pipeline import loading
@@ -81,7 +82,10 @@ def negate_searched(
     stacked = models.stack(load_base(run.model, [adapter], force), [adapter])
     before = deployment.measure(stacked, "base", [], Measuring(given, batch_size=batch_size, accelerator=accelerator))
     bounds, perplexity = bounds_of("holdout", before), before.perplexities.get("validation")
-    task = records.Task(given.forget, before.forget, bounds, None, given.validation, perplexity)
+    task = records.Task(
+        forget=given.forget, before=before.forget, criteria=criteria_of("holdout", before.holdout),
+        validation=given.validation, validation_perplexity=perplexity,
+    )  # fmt: skip
     (name,) = models.adapter_names(1)
 
     def measured(scale: float) -> dict[str, Any]:

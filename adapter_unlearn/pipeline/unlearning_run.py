@@ -16,8 +16,9 @@ from accelerate.utils import set_seed
 
 from adapter_unlearn import models, recipe
 from adapter_unlearn.data import Sets
-from adapter_unlearn.errors import RecipeError, UserError
+from adapter_unlearn.errors import UserError
 from adapter_unlearn.evaluation import forms as deployment
+from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
 from adapter_unlearn.evaluation.report import bounds_of, report
 from adapter_unlearn.metrics import table
@@ -33,14 +34,13 @@ from adapter_unlearn.pipeline.common import (
 from adapter_unlearn.reporting import write
 from adapter_unlearn.reporting.progress import Progress
 from adapter_unlearn.runs import run_folder
-from adapter_unlearn.unlearning import methods, rate_search, records, stages, stopping, synthetic
-from adapter_unlearn.unlearning.losses import LOSSES
+from adapter_unlearn.unlearning import methods, records, stages, stopping, synthetic
+from adapter_unlearn.unlearning.context import RunContext
 from adapter_unlearn.weights import adapter_files
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from adapter_unlearn.evaluation.criteria import Bounds
     from adapter_unlearn.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, overwrite: bool = Fals
         before = deployment.measure(model, "base", beneath, measuring)
         bounds = bounds_of(run.evaluation.bounds, before)
         goal = stopping.resolve(run.stop, before.holdout)
-        trained = _train(model, run, given, before, bounds, goal, accelerator, Path(place))
+        trained = _train(model, run, given, before, goal, accelerator, Path(place))
         log.info(trained.outcome.stopped_because)
         models.add_finished(model, trained.folder, "shipped")  # what is measured is what the files hold
         measured = [before]
@@ -122,7 +122,6 @@ def _train(
     run: Recipe,
     given: Sets,
     before: Measurement,
-    bounds: Bounds,
     goal: stopping.Goal,
     accelerator: Accelerator,
     place: Path,
@@ -134,21 +133,19 @@ def _train(
             model, retain, given.forget, run.data.synthetic, run.evaluation.batch_size, run.seed, accelerator
         )
     task = records.Task(
-        given.forget,
-        before.forget,
-        bounds,
-        retain,
-        given.validation,
-        before.perplexities.get("validation"),
-        before.holdout,
-        given.holdout,
+        forget=given.forget,
+        before=before.forget,
+        criteria=criteria_of(run.evaluation.bounds, before.holdout),
+        retain=retain,
+        validation=given.validation,
+        validation_perplexity=before.perplexities.get("validation"),
+        holdout=given.holdout,
+        holdout_scores=before.holdout,
     )
     plan = methods.stages(run.method)
     with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
-        return stages.run(
-            model, plan, task, run.training, goal, run.stop.max_perplexity_increase,
-            accelerator, place, run.stop.patience, run.seed, progress.update, run.stop.early,
-        )  # fmt: skip
+        context = RunContext(task, run.training, run.stop, goal, accelerator, run.seed, progress.update)
+        return stages.run(model, plan, context, place)
 
 
 def resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
@@ -162,29 +159,5 @@ def resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     elif isinstance(run, Mapping):
         run = recipe.from_mapping(run)
     run = dataclasses.replace(recipe.checked(run), method=methods.resolve(run.method))
-    _check_sets(run)
+    methods.check_sets(run)
     return run
-
-
-def _check_sets(run: Recipe) -> None:
-    """Refuse a method whose sets are not given."""
-    name, plan = run.method["name"], methods.stages(run.method)
-    if run.data.retain is None and any(term.rows == "retain" for stage in plan for term in stage.terms):
-        if "retain_weight" in run.method:
-            key, mend = "retain_weight", "give that file or set the weight to 0"
-        else:
-            key, mend = "name", f"{name} trains on nothing else; give that file"
-        raise RecipeError(f"recipe key method.{key}: needs data.retain; {mend}")
-    if run.training.learning_rate == "auto":
-        probed = [stage for stage in plan if stage.learning_rate is None]
-        missing = ["data.validation"] if run.data.validation is None else []
-        missing += ["stop.max_perplexity_increase"] if run.stop.max_perplexity_increase is None else []
-        if missing and not all(map(rate_search.by_objective, probed)):
-            raise RecipeError(
-                f"recipe key training.learning_rate: auto looks whether the validation perplexity keeps to its"
-                f" budget with {name}; give {' and '.join(missing)}, or a number"
-            )
-    if run.data.holdout is None and any(stage.needs_holdout for stage in plan):
-        only = any(LOSSES[term.loss].twin for stage in plan for term in stage.terms)  # then no number would do
-        mend = "give that file" if only else "give that file or numbers"
-        raise RecipeError(f"recipe key method.name: {name} takes levels from data.holdout; {mend}")
