@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from accelerate import Accelerator
 
-    from adapter_unlearn.recipe import Stop, Training
-    from adapter_unlearn.unlearning.records import Task
-    from adapter_unlearn.unlearning.stopping import Goal
-
-
-def _ignore(record: dict[str, Any]) -> None: ...
+from adapter_unlearn.recipe import Stop, Training
+from adapter_unlearn.unlearning.records import Task
+from adapter_unlearn.unlearning.stopping import Goal
 
 
 @dataclass(frozen=True)
@@ -37,4 +33,4 @@ class RunContext:
     goal: Goal
     accelerator: Accelerator
     seed: int = 0
-    on_epoch: Callable[[dict[str, Any]], None] = _ignore
+    on_epoch: Callable[[dict[str, Any]], None] = lambda record: None

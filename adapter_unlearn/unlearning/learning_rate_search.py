@@ -9,15 +9,21 @@ of a few steps does only a small part of the damage of a run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
+import torch
+
+from adapter_unlearn import models
 from adapter_unlearn.errors import RecipeError
-from adapter_unlearn.unlearning import stopping
-from adapter_unlearn.unlearning.loss_table import LOSSES
-
-if TYPE_CHECKING:
-    from adapter_unlearn.unlearning.plan import Stage
+from adapter_unlearn.unlearning import loop, records, stopping
+from adapter_unlearn.unlearning.context import RunContext
+from adapter_unlearn.unlearning.plan import Stage
+from adapter_unlearn.unlearning.records import Outcome
+from adapter_unlearn.unlearning.step import restore, snapshot, take_step, trainable
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """The learning rates that are tried."""
@@ -102,12 +108,81 @@ def _fault(
     return stopping.excess(budget, record, base)
 
 
-def by_objective(stage: Stage) -> bool:
-    """Whether a wanted model minimizes the stage's objective, so that the objective can rank learning rates.
+def trials(
+    model: torch.nn.Module, stage: Stage, context: RunContext, adapter: str = "default", start: Outcome | None = None
+) -> Callable[[float], dict[str, Any]]:
+    """The function that `search` measures with. Everything is left as it was.
 
-    Every term's loss must have a wanted minimum, and one term must be on the retain set: without it, damage elsewhere
-    would not count. A retain loss of nll does not qualify, since it falls as the retain rows are memorized. Nor does an
-    adapter with a negative scale, which is an ascent on what it is fitted to.
+    Args:
+        model, stage, context, adapter, start: as for loop.train.
+
+    Returns:
+        Learning rate -> a record: the objective (coefficient x loss, summed over the stage's terms) on the same rows
+        for every rate, and the validation perplexity, after STEPS steps as `loop.train` takes
+        them; at rate 0, after none. The objective is NaN if a step was not finite. Every call starts from the same
+        adapter, the same draws and a fresh optimizer. The losses' states are typical ones and are not adapted: at
+        first a large retain weight would favour a rate that changes hardly anything.
     """
-    wanted = [term.coefficient * stage.scale > 0 and LOSSES[term.loss].wanted_minimum for term in stage.terms]
-    return all(wanted) and any(term.rows == "retain" for term in stage.terms)
+    task, training, accelerator = context.task, context.training, context.accelerator
+    current = start or records.base_outcome(task)
+    with _undone(model):
+        parts = loop.prepare(model, stage, context, adapter, current.scored, typical=True)
+    fixed = np.random.default_rng(context.seed)
+    drawn = [(part, _some(rows, fixed)) for part, rows in loop.select(parts, task, current.scored, fixed)]
+    drawn += [(part, _some(np.arange(len(part.sequences)), fixed)) for part in parts if part.term.rows == "retain"]
+
+    @_undone(model)
+    def measure(learning_rate: float) -> dict[str, Any]:
+        started = time.monotonic()
+        scored, taken, norm = current.scored, 0, 0.0
+        generator = np.random.default_rng(context.seed)
+        optimizer = loop.OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
+        while learning_rate and taken < STEPS and math.isfinite(norm):
+            selections = loop.select(parts, task, scored, generator)
+            if selections and not any(len(rows) for _, rows in selections):
+                break
+            _, norm, steps = loop.take(model, optimizer, parts, selections, context, generator, STEPS - taken)
+            taken += steps
+            if taken < STEPS and selections:
+                with models.scaled(model, adapter, stage.scale):
+                    scored = records.scores(model, task, training.batch_size, accelerator)
+        model.train()  # in evaluation mode nothing is checkpointed, and the next step would need more memory
+        zero_step = torch.optim.SGD(trainable(model), 0.0)  # computes the losses over all processes
+        for layer in _dropouts(model):
+            layer.p = 0.0
+        losses, _ = take_step(model, zero_step, drawn, training.batch_size, accelerator)
+        with models.scaled(model, adapter, stage.scale):
+            perplexity = records.validation_perplexity(model, task, training.batch_size, accelerator)
+        objective = sum(part.term.coefficient * losses[part.term.name] for part, _ in drawn)
+        objective = objective if math.isfinite(norm) else math.nan
+        return {"steps": taken, "objective": objective, "loss": losses} | records.ending(perplexity, started)
+
+    return measure
+
+
+def _some(rows: np.ndarray, generator: np.random.Generator) -> list[int]:
+    """At most ROWS of the rows."""
+    return np.sort(generator.choice(rows, min(len(rows), ROWS), replace=False)).tolist()
+
+
+def _dropouts(model: torch.nn.Module) -> list[torch.nn.Dropout]:
+    return [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
+
+
+@contextmanager
+def _undone(model: torch.nn.Module) -> Iterator[None]:
+    """On exit, restore the adapter, its gradients, every module's mode, dropout and torch's random state."""
+    modes, before = [(module, module.training) for module in model.modules()], snapshot(model)
+    shares = [(layer, layer.p) for layer in _dropouts(model)]
+    devices = {parameter.device for parameter in trainable(model) if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            restore(model, before)
+            for parameter in trainable(model):
+                parameter.grad = None
+            for module, mode in modes:
+                module.training = mode
+            for layer, share in shares:
+                layer.p = share

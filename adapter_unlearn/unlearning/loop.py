@@ -1,27 +1,105 @@
 """The training loop: score all, select, step, score again, until the stop rules hold or the budget is exceeded.
 
-`train` trains one adapter, a stage; stages.py runs one stage after the other.
+`train` trains one adapter, a stage; stages.py runs one stage after the other. An epoch is `select`, in which each term
+selects its rows, and `take`, which passes over them once.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from adapter_unlearn import models
-from adapter_unlearn.unlearning import passes, records, stopping
-from adapter_unlearn.unlearning.step import restore, snapshot, trainable
+from adapter_unlearn import models, scoring
+from adapter_unlearn.recipe import Training
+from adapter_unlearn.unlearning import records, stopping, targets
+from adapter_unlearn.unlearning.context import RunContext
+from adapter_unlearn.unlearning.plan import Stage
+from adapter_unlearn.unlearning.records import Outcome, Task
+from adapter_unlearn.unlearning.reference import Reference
+from adapter_unlearn.unlearning.selection import Known
+from adapter_unlearn.unlearning.step import Part, restore, snapshot, take_step, trainable
 
-if TYPE_CHECKING:
-    from adapter_unlearn.recipe import Training
-    from adapter_unlearn.unlearning.context import RunContext
-    from adapter_unlearn.unlearning.plan import Stage
-    from adapter_unlearn.unlearning.records import Outcome
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr, betas=(0.9, 0.98), weight_decay=0.0),
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr),
+}
+
+
+Selected = list[tuple[Part, np.ndarray]]
+"""Each term on the forget set with its rows of an epoch."""
+
+
+def prepare(
+    model: Any, stage: Stage, context: RunContext, adapter: str, scored: pd.DataFrame, typical: bool = False
+) -> list[Part]:
+    """The terms of a stage with what their losses need, before the first step; terms on a missing set are left out.
+
+    Args:
+        model: with the stage's adapter and the frozen ones active.
+        stage, context: of the run.
+        adapter: the adapter that the stage trains.
+        scored: the forget set's scores as the stage begins.
+        typical: as for targets.prepare.
+    """
+    task = context.task
+    tokens = np.array(scoring.predicted_tokens(task.forget))
+    frozen = [name for name in model.active_adapters if name != adapter]
+    forget = Reference(frozen, -scored["loss"].to_numpy(dtype=float) * tokens)
+    sets = {"forget": (task.forget, forget), "retain": (task.retain, Reference(frozen))}
+    parts = []
+    for term in stage.terms:
+        sequences, reference = sets[term.rows]
+        if sequences is not None:
+            state = targets.prepare(model, term, task, context.training.batch_size, frozen, typical)
+            parts.append(Part(term, sequences, reference, state))
+    return parts
+
+
+def select(parts: list[Part], task: Task, scored: pd.DataFrame, generator: np.random.Generator) -> Selected:
+    """The epoch's selection: each term on the forget set with its rows."""
+    known = Known(generator, scored, task.before, task.holdout_scores)
+    return [(part, part.term.select(known)) for part in parts if part.term.rows == "forget"]
+
+
+def take(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: list[Part],
+    selected: Selected,
+    context: RunContext,
+    generator: np.random.Generator,
+    max_steps: int | None = None,
+) -> tuple[dict[str, float], float, int]:
+    """Pass once over the epoch's selection, in at most `max_steps` steps.
+
+    Returns:
+        The last step's losses, its gradient norm, and the number of steps. It stops at a norm that is not finite.
+    """
+    model.train()
+    training = context.training
+    largest = max((len(rows) for _, rows in selected), default=0)
+    steps = math.ceil(largest / (training.sequences_per_step or max(largest, 1))) or 1
+    shares = [(part, np.array_split(generator.permutation(rows), steps)) for part, rows in selected]
+    unscored = pd.DataFrame(index=range(len(context.task.retain or [])))
+    losses: dict[str, float] = {}
+    norm, taken = 0.0, 0
+    for step in range(steps if max_steps is None else min(max_steps, steps)):
+        batches = [(part, split[step].tolist()) for part, split in shares]
+        for part in parts:
+            if part.term.rows == "retain":
+                batches.append((part, part.term.select(Known(generator, unscored, unscored)).tolist()))
+        losses, norm = take_step(model, optimizer, batches, training.batch_size, context.accelerator)
+        taken += 1
+        if not math.isfinite(norm):
+            break
+    return losses, norm, taken
 
 
 def train(
@@ -56,20 +134,20 @@ def train(
     learning_rate = stage.learning_rate or training.learning_rate
     assert learning_rate != "auto", "stages.run replaces it"
     generator = np.random.default_rng(context.seed)
-    optimizer = passes.OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
-    inputs = passes.prepare(model, stage, context, adapter, scored)
+    optimizer = OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
+    parts = prepare(model, stage, context, adapter, scored)
     over, first = 0, outcome.log[-1]["epoch"] + 1  # over: epochs in a row past the budget
     for epoch in range(first, first + training.max_epochs):
         started = time.monotonic()
         # --- select and step ---
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * decay(epoch - first, training)
-        selections = passes.select(inputs, scored, generator)
+        selections = select(parts, task, scored, generator)
         selected = sum(len(rows) for _, rows in selections)
         if selections and not selected:
             outcome.stopped_because = f"After epoch {epoch - 1} no sequence was left to select."
             break
-        losses, norm, _ = passes.take(model, optimizer, inputs, selections, generator)
+        losses, norm, _ = take(model, optimizer, parts, selections, context, generator)
         outcome.sequences_ascended += selected
         # --- score ---
         with models.scaled(model, adapter, stage.scale):
@@ -79,8 +157,8 @@ def train(
                 outcome.stopped_because = f"Loss or weights were not finite in epoch {epoch}; lower the learning rate."
                 break
             perplexity = records.validation_perplexity(model, task, training.batch_size, context.accelerator)
-        for state in inputs.states.values():
-            state.after_epoch(scored)
+        for part in parts:
+            part.state.after_epoch(scored)
         rest = {"stage": stage.name, "n_selected": selected, "loss": losses, "gradient_norm": norm}
         record = records.record_of(epoch, scored, task, perplexity, started, **rest)
         if stopping.only_extraction_likelihood_is_open(goal, record):

@@ -18,20 +18,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
+from adapter_unlearn.scoring import Head
 from adapter_unlearn.unlearning.loss_table import LOSSES
-
-if TYPE_CHECKING:
-    from adapter_unlearn.scoring import Head
 
 
 def function_of(name: str, options: Mapping[str, float] | None = None) -> Callable[..., torch.Tensor]:
     """The function of a row of the table, with its options set; those that are not given have their defaults."""
-    return functools.partial(globals()[name], **(LOSSES[name].defaults | dict(options or {})))
+    defaults = {key: option.default for key, option in LOSSES[name].options.items()}
+    return functools.partial(globals()[name], **(defaults | dict(options or {})))
 
 
 def nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -139,18 +137,17 @@ def values_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def per_token(
     function: Callable[..., torch.Tensor],
-    features: torch.Tensor,
-    labels: torch.Tensor,
-    head: Head,
+    predicted: tuple[torch.Tensor, torch.Tensor, Head],
     chunks: Sequence[slice],
 ) -> torch.Tensor:
     """Apply a function of (logits, labels) to all tokens of a batch, one chunk of logits at a time, without gradient.
 
     Args:
         function: maps logits, shape (n, vocabulary), and labels, shape (n,), to values of shape (n, ...).
-        features, labels, head: from scoring.hidden_states.
+        predicted: from scoring.hidden_states.
         chunks: from scoring.chunks; without tokens there are none.
     """
+    features, labels, head = predicted
     return torch.cat([function(head(features[part]).float(), labels[part]) for part in chunks or [slice(0)]])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from adapter_unlearn.errors import RecipeError
 
@@ -18,28 +18,28 @@ class Option:
 
     Attributes:
         default: its value where a recipe does not give one.
+        text: its documentation.
         low: the smallest number allowed.
         high: the largest number allowed.
-        kind: the kind of number allowed besides `words`; None allows words only.
+        kind: the type of number allowed, besides `words`; None allows words only.
         words: the strings allowed.
         null: whether null is allowed.
-        text: its documentation, one sentence.
     """
 
     default: Any
+    text: str
     low: float = 0.0
     high: float = math.inf
-    kind: Literal["number", "whole number"] | None = "number"
+    kind: type[int] | type[float] | None = float
     words: tuple[str, ...] = ()
     null: bool = False
-    text: str = ""
 
     def check(self, key: str, value: Any) -> None:
         """Raise RecipeError unless `value` has an allowed type and lies in the range; `key` is named in the message."""
         if (value is None and self.null) or (isinstance(value, str) and value in self.words):
             return
-        numbers = int if self.kind == "whole number" else int | float
-        if self.kind is None or type(value) is bool or not isinstance(value, numbers) or not math.isfinite(value):
+        number = isinstance(value, int if self.kind is int else int | float) and type(value) is not bool
+        if self.kind is None or not number or not math.isfinite(value):
             raise RecipeError(f"recipe key method.{key}: expected {self.allowed()}, got {value!r}")
         if not self.low <= value <= self.high:
             bounds = f"{self.low:g} or more" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
@@ -47,5 +47,5 @@ class Option:
 
     def allowed(self) -> str:
         """The allowed types and words, for example `a number or holdout`."""
-        kind = [f"a {self.kind}"] if self.kind else []
+        kind = ["a whole number" if self.kind is int else "a number"] if self.kind else []
         return " or ".join([*kind, *self.words, *(["null"] if self.null else [])])

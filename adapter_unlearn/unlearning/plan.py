@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from adapter_unlearn.unlearning.loss_table import LOSSES
 from adapter_unlearn.unlearning.selection import Selection
 
 
@@ -53,6 +54,17 @@ class Stage:
     mean_below: float | None = None
     learning_rate: float | None = None
     needs_holdout: bool = False
+
+    @property
+    def ranks_rates(self) -> bool:
+        """Whether a wanted model minimizes the stage's objective, so that the objective can rank learning rates.
+
+        Every term's loss must have a wanted minimum, and one term must be on the retain set: without it, damage
+        elsewhere would not count. A retain loss of nll does not qualify, since it falls as the retain rows are
+        memorized. Nor does an adapter with a negative scale, which is an ascent on what it is fitted to.
+        """
+        wanted = [term.coefficient * self.scale > 0 and LOSSES[term.loss].wanted_minimum for term in self.terms]
+        return all(wanted) and any(term.rows == "retain" for term in self.terms)
 
 
 Stages = tuple[Stage, ...]

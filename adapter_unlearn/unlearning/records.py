@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
 
 from adapter_unlearn import models, scoring
 from adapter_unlearn.evaluation import criteria
+from adapter_unlearn.evaluation.criteria import Criteria
 from adapter_unlearn.metrics import set_level
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-    from accelerate import Accelerator
-    from datasets import Dataset
-
-    from adapter_unlearn.evaluation.criteria import Criteria
 
 METRICS = ("memorization_accuracy", "extractable", "extractable_any_prefix", "longest_verbatim_run", "loss")
 """Measured for every forget sequence after every epoch."""
@@ -100,23 +97,17 @@ def _figures(scored: pd.DataFrame, task: Task) -> dict[str, Any]:
     accuracy = scored["memorization_accuracy"].to_numpy(dtype=float)
     before = task.before["memorization_accuracy"].to_numpy(dtype=float)
     outliers = criteria.count_outliers(accuracy, before, task.criteria.bounds)
-    holdout = task.holdout_scores
+    auc = None  # of loss: the forget set now against the holdout set under the base
+    if task.holdout_scores is not None:
+        auc = set_level.auc(*(-frame["loss"].to_numpy(dtype=float) for frame in (scored, task.holdout_scores)))
     return {
         "memorization_accuracy_mean": float(np.nanmean(accuracy)),
         "memorization_accuracy_max": float(np.nanmax(accuracy)),
         "extractable": int(scored["extractable"].sum()),
         "longest_verbatim_run_max": int(scored["longest_verbatim_run"].max()),
-        "membership_auc_loss": None if holdout is None else _auc(scored["loss"], holdout["loss"]),
+        "membership_auc_loss": auc,
         "failing": criteria.count_failing(scored, task.before, task.criteria),
-        "outliers_high": outliers.high,
-        "outliers_low": outliers.low,
-        "outliers_low_new": outliers.low_new,
-    }
-
-
-def _auc(forget: pd.Series, holdout: pd.Series) -> float:
-    """Membership AUC of loss: the forget set now against the holdout set under the base."""
-    return set_level.auc(-forget.to_numpy(dtype=float), -holdout.to_numpy(dtype=float))
+    } | {f"outliers_{kind}": number for kind, number in asdict(outliers).items()}
 
 
 def ending(perplexity: float | None, started: float) -> dict[str, Any]:

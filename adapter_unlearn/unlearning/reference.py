@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from datasets import Dataset
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from adapter_unlearn import models, scoring
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 CACHE_BYTES = 2**30
 """Host memory that a set's hidden states may take."""
@@ -29,25 +28,32 @@ def as_reference(model: torch.nn.Module, frozen: Sequence[str]) -> Iterator[None
         yield
 
 
-class HiddenStates:
-    """The reference model's last hidden states of a set's sequences, computed once and cached.
+class Reference:
+    """What the losses on one set take from the reference model.
 
-    A divergence to the reference model needs them in every step. They are cached in host memory up to `limit` bytes;
-    a sequence beyond that is computed again whenever it is needed.
+    A divergence to the reference model needs its last hidden states in every step. They are computed once per sequence
+    and cached in host memory up to `limit` bytes; beyond that they are computed again whenever they are needed.
     """
 
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
+    def __init__(self, frozen: Sequence[str] = (), log_p: np.ndarray | None = None, limit: int = CACHE_BYTES) -> None:
+        """Start with an empty cache.
+
+        Args:
+            frozen: the frozen adapters of the reference model; none makes it the base.
+            log_p: the log-likelihood of each of the set's sequences under it, in nats; for losses over sequences.
+            limit: of the cache, in bytes.
+        """
+        self.frozen = frozen
+        self.log_p = log_p
         self.free = limit
         self.cache: dict[int, torch.Tensor] = {}
 
-    def of(
-        self, model: torch.nn.Module, sequences: Dataset, rows: Sequence[int], frozen: Sequence[str]
-    ) -> torch.Tensor:
+    def hidden_states(self, model: torch.nn.Module, sequences: Dataset, rows: Sequence[int]) -> torch.Tensor:
         """The features (see scoring.hidden_states) of some rows of the set.
 
         Args:
-            model, frozen: as for as_reference; the same in every call, as is the set.
-            sequences: the set.
+            model: with the adapter that is trained active.
+            sequences: the set, the same in every call.
             rows: which of its sequences.
 
         Returns:
@@ -56,7 +62,7 @@ class HiddenStates:
         states = {row: self.cache[row] for row in rows if row in self.cache}
         if missing := [row for row in rows if row not in states]:
             chosen = sequences.select(missing)
-            with as_reference(model, frozen):
+            with as_reference(model, self.frozen):
                 features, _, _ = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
             states |= zip(missing, features.cpu().split(scoring.predicted_tokens(chosen)))
         for row in missing:
@@ -64,3 +70,12 @@ class HiddenStates:
                 self.cache[row] = states[row].clone()  # a view would keep the whole batch
                 self.free -= states[row].nbytes
         return torch.cat([states[row] for row in rows])
+
+    def logits(self, model: torch.nn.Module, states: torch.Tensor, head: scoring.Head) -> torch.Tensor:
+        """The reference model's logits, shape (n, vocabulary), from its hidden states, shape (n, hidden).
+
+        Where the output layer `head` has an adapter, that is disabled.
+        """
+        adapted = isinstance(head, torch.nn.Module) and any(isinstance(m, BaseTunerLayer) for m in head.modules())
+        with as_reference(model, self.frozen) if adapted else torch.no_grad():
+            return head(states).float()

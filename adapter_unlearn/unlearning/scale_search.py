@@ -42,7 +42,6 @@ def search(
         raise RecipeError(f"scales {list(scales)}: give finite numbers, at least one")
     records: dict[float, dict[str, Any]] = {}
     grid = [0.0, *map(float, scales)]
-    best, known = 0.0, [0.0]
     for _ in range(1 + refinements):
         for scale in dict.fromkeys(grid):
             if scale not in records:

@@ -5,26 +5,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from adapter_unlearn import models
-from adapter_unlearn.unlearning import (
-    learning_rate_search,
-    learning_rate_trial,
-    loop,
-    records,
-    scale_search,
-    stopping,
-)
+from adapter_unlearn.unlearning import learning_rate_search, loop, records, scale_search, stopping
+from adapter_unlearn.unlearning.context import RunContext
+from adapter_unlearn.unlearning.plan import Stages
+from adapter_unlearn.unlearning.records import Outcome
 from adapter_unlearn.unlearning.stopping import Goal
 from adapter_unlearn.weights import arithmetic
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from adapter_unlearn.unlearning.context import RunContext
-    from adapter_unlearn.unlearning.plan import Stages
-    from adapter_unlearn.unlearning.records import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -74,60 +65,44 @@ def run(model: Any, plan: Stages, context: RunContext, folder: Path) -> Trained:
         rate: float | Literal["auto"] | None = stage.learning_rate or context.training.learning_rate
         searched = rate == "auto" and not stopping.reached(goal, current.log[current.kept_epoch])
         if searched:
-            measure = learning_rate_trial.trials(model, stage, own, name, outcome)
-            by_objective = learning_rate_search.by_objective(stage)
-            rate, rows = learning_rate_search.search(measure, current.log[0], budget, by_objective)
+            measure = learning_rate_search.trials(model, stage, own, name, outcome)
+            rate, rows = learning_rate_search.search(measure, current.log[0], budget, stage.ranks_rates)
             rates += [{"stage": stage.name} | row for row in rows]
             stage = replace(stage, learning_rate=rate)
             log.info(learning_rate_search.describe(rate, rows))
         outcome = loop.train(model, stage, own, name, outcome)
         scale = stage.scale
         if stage.search_scale:
-            scale, scales, outcome = _with_best_scale(model, name, own, outcome)
-        parts.append(
-            {
-                "stage": stage.name,
-                "adapter": name,
-                "scale": scale,
-                "learning_rate": None if rate == "auto" else rate,
-                "learning_rate_searched": searched,
-                "ended": outcome.stopped_because,
-            }
-        )
+            scale, scales = _search_scale(model, name, own, outcome)
+        parts.append({
+            "stage": stage.name, "adapter": name, "scale": scale, "learning_rate": None if rate == "auto" else rate,
+            "learning_rate_searched": searched, "ended": outcome.stopped_because,
+        })  # fmt: skip
         models.set_scale(model, name, scale)  # the next stage starts from the model that this one leaves
     assert outcome is not None
     return Trained(_sum(model, parts, folder), outcome, parts, scales, rates)
 
 
-def _with_best_scale(
+def _search_scale(
     model: Any, adapter: str, context: RunContext, outcome: Outcome
-) -> tuple[float, list[dict[str, Any]], Outcome]:
-    """The trained adapter's best scale, all that were measured, and the outcome with one more record, that scale's."""
+) -> tuple[float, list[dict[str, Any]]]:
+    """The trained adapter's best scale, and all that were measured; the best one's record is added to the outcome."""
+    measured = (model, adapter, context.task, context.training.batch_size, context.accelerator)
     scored: dict[float, pd.DataFrame] = {}
 
     def measure(scale: float) -> dict[str, Any]:
-        record, scored[scale] = records.measured_at(
-            scale, model, adapter, context.task, context.training.batch_size, context.accelerator
-        )
+        record, scored[scale] = records.measured_at(scale, *measured)
         return record
 
     best, rows = scale_search.search(measure, outcome.log[0], context.stop.max_perplexity_increase)
     epoch = outcome.log[-1]["epoch"] + 1
     chosen = next(row for row in rows if row["scale"] == best)
     record = {**outcome.log[0], **chosen, "epoch": epoch, "stage": "scale search"}
-    ended = f" Of {len(rows)} scales {best:g} was taken: fewest failing sequences within the perplexity budget."
-    return (
-        best,
-        rows,
-        replace(
-            outcome,
-            log=[*outcome.log, record],
-            kept_epoch=epoch,
-            scored=scored[best],
-            goal_reached=stopping.reached(context.goal, record),
-            stopped_because=outcome.stopped_because + ended,
-        ),
-    )
+    outcome.log.append(record)
+    outcome.kept_epoch, outcome.scored = epoch, scored[best]
+    outcome.goal_reached = stopping.reached(context.goal, record)
+    outcome.stopped_because += f" Of {len(rows)} scales {best:g} was taken: fewest failing sequences within the budget."
+    return best, rows
 
 
 def _sum(model: Any, parts: list[dict[str, Any]], folder: Path) -> Path:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from adapter_unlearn.evaluation import criteria
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from adapter_unlearn.recipe import Stop
+from adapter_unlearn.recipe import Stop
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,16 @@ are trained with a divergence to the base (retain_loss kl), so they need not be 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate import Accelerator
 from datasets import Dataset, concatenate_datasets
 from transformers import GenerationConfig
 
 from adapter_unlearn import models, scoring
 from adapter_unlearn.data import bos_tokens, overlaps
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 PIECE, SHARED = 12, 10
 """Tokens of a retain text that the base continues; and the length of a run of tokens that no synthetic text may share
@@ -41,15 +38,12 @@ def with_synthetic(
         seed: of the positions and of the sampling.
         accelerator: the first process generates, all processes get the same texts.
     """
-    rows: list[Any] = [None]
-    if accelerator.is_main_process:
-        rows = [_generate(model, retain, number, batch_size, seed)]
-    if accelerator.num_processes > 1:
-        rows = broadcast_object_list(rows)
-    names = [f"synthetic-{index}" for index in range(len(rows[0]))]
+    first = accelerator.is_main_process
+    rows = models.broadcast(_generate(model, retain, number, batch_size, seed) if first else None, accelerator)
+    names = [f"synthetic-{index}" for index in range(len(rows))]
     columns: dict[str, list[Any]] = {name: [None] * len(names) for name in retain.column_names}
-    columns |= {"id": names, "document": names, "input_ids": rows[0]}
-    columns |= {"prefix_tokens": [len(row) // 2 for row in rows[0]], "scored_from": [1] * len(names)}
+    columns |= {"id": names, "document": names, "input_ids": rows}
+    columns |= {"prefix_tokens": [len(row) // 2 for row in rows], "scored_from": [1] * len(names)}
     added = Dataset.from_dict(columns, features=retain.features, info=retain.info.copy())
     recited = {name for name, _ in overlaps(added, forget, SHARED)}
     return concatenate_datasets([retain, added.select([i for i, name in enumerate(names) if name not in recited])])
@@ -76,11 +70,8 @@ def _generate(model: Any, retain: Dataset, number: int, batch_size: int, seed: i
             tasks = tasks[len(batch) :]
             openings = torch.tensor([opening for opening, _ in batch], device=scoring.device_of(model))
             longest = max(more for _, more in batch)
-            settings = GenerationConfig(
-                do_sample=True, temperature=1.0, top_k=0, top_p=1.0, use_cache=True, max_new_tokens=longest,
-            )  # fmt: skip
-            generated = generate(
-                input_ids=openings, attention_mask=torch.ones_like(openings), generation_config=settings
-            ).tolist()
-            rows += [row[: len(opening) + more] for row, (opening, more) in zip(generated, batch)]
+            settings = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=longest)
+            mask = torch.ones_like(openings)
+            generated = generate(input_ids=openings, attention_mask=mask, generation_config=settings, use_cache=True)
+            rows += [row[: len(opening) + more] for row, (opening, more) in zip(generated.tolist(), batch)]
     return rows

@@ -4,30 +4,27 @@ Every forget sequence has a matched holdout sequence, whose log-probabilities an
 Within a sequence they are assigned by order, so that the sequence changes as little as possible. Dual weights and
 offsets, one pair per sequence, are adapted after every epoch.
 
-The training loop only knows the interface, `LossState`: `prepare` makes the states before a stage, `for_rows` gives
+The training loop only knows the interface, `LossState`: `prepare` makes the state before a stage, `for_rows` gives
 what the loss takes in a step, and `after_epoch` adapts it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
+from datasets import Dataset
 
 from adapter_unlearn import scoring
 from adapter_unlearn.errors import InputError
 from adapter_unlearn.unlearning.loss_table import LOSSES
 from adapter_unlearn.unlearning.losses import per_token, values_of
+from adapter_unlearn.unlearning.plan import Term
+from adapter_unlearn.unlearning.records import Task
 from adapter_unlearn.unlearning.reference import as_reference
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from datasets import Dataset
-
-    from adapter_unlearn.unlearning.plan import Stage
-    from adapter_unlearn.unlearning.records import Task
 
 CENTRAL = (0.20, 0.80)
 """Quantiles of the holdout set's memorization accuracy between which a sequence may be a match: no forget sequence is
@@ -52,8 +49,8 @@ Measure = Callable[[Callable[..., torch.Tensor]], torch.Tensor]
 """Applies a function of (logits, labels) to all tokens of a batch, without gradient; see losses.per_token."""
 
 
-class LossState(Protocol):
-    """What a loss keeps from step to step."""
+class LossState:
+    """What a loss keeps from step to step. This one is the state of a loss that keeps nothing."""
 
     def for_rows(self, rows: Sequence[int], measure: Measure) -> tuple[torch.Tensor, ...]:
         """What the loss's function takes besides logits and labels, each of shape (tokens of these rows, ...).
@@ -62,22 +59,10 @@ class LossState(Protocol):
             rows: the sequences of a batch.
             measure: gives the model's present values for the batch's tokens.
         """
-        ...
-
-    def after_epoch(self, scores: pd.DataFrame) -> None:
-        """Adapt the state to the forget set's scores after an epoch."""
-        ...
-
-
-class Stateless:
-    """The state of a loss that needs none."""
-
-    def for_rows(self, rows: Sequence[int], measure: Measure) -> tuple[torch.Tensor, ...]:
-        """Nothing."""
         return ()
 
     def after_epoch(self, scores: pd.DataFrame) -> None:
-        """Do nothing."""
+        """Adapt the state to the forget set's scores after an epoch."""
 
 
 class Duals(NamedTuple):
@@ -92,7 +77,7 @@ class Duals(NamedTuple):
     weights: np.ndarray
 
 
-class MatchedTargets:
+class MatchedTargets(LossState):
     """Target log-probabilities and margins of every forget sequence, with dual weights and offsets."""
 
     def __init__(self, values: Sequence[np.ndarray], weight: float = 1.0) -> None:
@@ -122,30 +107,25 @@ class MatchedTargets:
 
 
 def prepare(
-    model: torch.nn.Module, stage: Stage, task: Task, batch_size: int, frozen: Sequence[str], typical: bool = False
-) -> dict[str, LossState]:
-    """The state of each term's loss, by the term's name, as a stage begins.
+    model: torch.nn.Module, term: Term, task: Task, batch_size: int, frozen: Sequence[str], typical: bool = False
+) -> LossState:
+    """The state of a term's loss as a stage begins.
 
     Args:
         model: with the stage's adapter active.
-        stage: its terms.
+        term: names the loss.
         task: the sets and their scores under the base.
         batch_size: sequences in one forward.
         frozen: the adapters of the reference model.
         typical: start as the state is on average in the course of a run, not as it is at first.
     """
-    states: dict[str, LossState] = {}
-    for term in stage.terms:
-        if not LOSSES[term.loss].matched:
-            states[term.name] = Stateless()
-            continue
-        assert task.holdout is not None and task.holdout_scores is not None, "methods.check_sets refuses it otherwise"
-        values = holdout_values(model, task.holdout, batch_size, frozen)
-        matches = match_sequences(task.before, task.holdout_scores)
-        lengths = scoring.predicted_tokens(task.forget)
-        weight = TYPICAL_WEIGHT if typical else 1.0
-        states[term.name] = MatchedTargets(target_values(matches, lengths, values), weight)
-    return states
+    if not LOSSES[term.loss].matched:
+        return LossState()
+    assert task.holdout is not None and task.holdout_scores is not None, "checked by methods.check_sets"
+    matches = match_sequences(task.before, task.holdout_scores)
+    values = holdout_values(model, task.holdout, batch_size, frozen)
+    targets = target_values(matches, scoring.predicted_tokens(task.forget), values)
+    return MatchedTargets(targets, TYPICAL_WEIGHT if typical else 1.0)
 
 
 def match_sequences(forget: pd.DataFrame, holdout: pd.DataFrame) -> dict[int, int]:
@@ -184,10 +164,10 @@ def holdout_values(
         indices = list(range(len(sequences)))
         for batch in scoring.batches(sequences, indices, scoring.rows_per_forward(model, batch_size)):
             chosen = sequences.select(batch)
-            features, labels, head = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
-            parts = scoring.chunks(features, scoring.vocabulary_of(model))
-            found = per_token(values_of, features, labels, head, parts).cpu().numpy()
-            values |= zip(batch, np.split(found, np.cumsum(scoring.predicted_tokens(chosen))[:-1]))
+            predicted = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
+            chunks = scoring.chunks(predicted[0], scoring.vocabulary_of(model))
+            tokens = per_token(values_of, predicted, chunks).cpu().numpy()
+            values |= zip(batch, np.split(tokens, np.cumsum(scoring.predicted_tokens(chosen))[:-1]))
     return [values[index] for index in indices]
 
 
