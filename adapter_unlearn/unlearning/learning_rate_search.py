@@ -1,6 +1,6 @@
 """Choose a stage's learning rate: take a few steps at each rate of a grid, and undo them.
 
-The criterion depends on what the stage minimizes. If a wanted model minimizes the objective, as that of `match`, the
+The criterion depends on what the stage minimizes. If a usable model minimizes the objective, as that of `match`, the
 rate with the lowest objective after those steps is taken. A ruined model minimizes an ascent's objective, so there the
 validation perplexity decides: of the rates that keep it within its budget the second largest is taken, because a trial
 of a few steps does only a small part of the damage of a run.

@@ -22,8 +22,8 @@ class LossRow:
         reference: the function also takes the reference model's logits; over sequences, its log-likelihoods.
         matched: the function also takes targets from a matched holdout sequence and their weights; see targets.py.
             Such a loss is for the forget set, and needs a holdout set.
-        wanted_minimum: the model that minimizes the loss is a wanted one, so that lower values mean a better model. A
-            ruined model, or one that memorized its rows, minimizes the others.
+        usable_minimum: the model that minimizes the loss is usable, so that lower values mean a better model. The
+            others are minimized by a ruined model, or by one that memorized its rows.
         options: keyword parameters of the function, which has no defaults of its own.
     """
 
@@ -31,13 +31,13 @@ class LossRow:
     over: Literal["tokens", "sequences"] = "tokens"
     reference: bool = False
     matched: bool = False
-    wanted_minimum: bool = False
+    usable_minimum: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
 
 
 LOSSES: dict[str, LossRow] = {
     "nll": LossRow("retain"),
-    "kl": LossRow("retain", reference=True, wanted_minimum=True),
+    "kl": LossRow("retain", reference=True, usable_minimum=True),
     "npo": LossRow(over="sequences", reference=True, options={
         "beta": Option(0.1, "how soon the ascent fades; towards 0 it is gradient ascent", ABOVE_ZERO),
     }),
@@ -47,11 +47,11 @@ LOSSES: dict[str, LossRow] = {
     }),
     "ihl": LossRow(),
     "wga": LossRow(options={"alpha": Option(1.0, "exponent of a token's weight; 0 is gradient ascent")}),
-    "undial": LossRow(reference=True, wanted_minimum=True, options={
+    "undial": LossRow(reference=True, usable_minimum=True, options={
         "strength": Option(10.0, "how much the true token's logit is lowered; the paper's beta", ABOVE_ZERO),
     }),
     "me": LossRow(),
-    "match": LossRow(reference=True, matched=True, wanted_minimum=True, options={
+    "match": LossRow(reference=True, matched=True, usable_minimum=True, options={
         "others": Option(1.0, "weight of the divergence over all tokens but the true one"),
     }),
 }  # fmt: skip

@@ -214,7 +214,7 @@ def check_sets(recipe: Recipe) -> None:
     name, plan = recipe.method["name"], stages(recipe.method)
     terms = [term for stage in plan for term in stage.terms]
     if recipe.data.retain is None and any(term.rows == "retain" for term in terms):
-        if "retain_weight" in recipe.method:
+        if "retain_weight" in METHODS[name].options:
             key, fix = "retain_weight", "give that file or set the weight to 0"
         else:
             key, fix = "name", f"{name} trains on nothing else; give that file"

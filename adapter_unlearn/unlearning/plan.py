@@ -16,8 +16,8 @@ class Term:
 
     Attributes:
         name: for the log.
-        rows: the set that rows are selected from; terms on a set that is not given are left out. Losses over sequences
-            are for the forget set.
+        rows: the set that rows are selected from; terms on a missing set are left out. Losses over sequences are for
+            the forget set.
         select: which of them.
         loss: row of the loss table.
         coefficient: factor of the loss; -1 turns it into ascent.
@@ -57,14 +57,14 @@ class Stage:
 
     @property
     def ranks_rates(self) -> bool:
-        """Whether a wanted model minimizes the stage's objective, so that the objective can rank learning rates.
+        """Whether a usable model minimizes the stage's objective, so that the objective can rank learning rates.
 
-        Every term's loss must have a wanted minimum, and one term must be on the retain set: without it, damage
+        Every term's loss must have a usable minimum, and one term must be on the retain set: without it, damage
         elsewhere would not count. A retain loss of nll does not qualify, since it falls as the retain rows are
         memorized. Nor does an adapter with a negative scale, which is an ascent on what it is fitted to.
         """
-        wanted = [term.coefficient * self.scale > 0 and LOSSES[term.loss].wanted_minimum for term in self.terms]
-        return all(wanted) and any(term.rows == "retain" for term in self.terms)
+        usable = [term.coefficient * self.scale > 0 and LOSSES[term.loss].usable_minimum for term in self.terms]
+        return all(usable) and any(term.rows == "retain" for term in self.terms)
 
 
 Stages = tuple[Stage, ...]

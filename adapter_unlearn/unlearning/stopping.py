@@ -93,7 +93,7 @@ def merit(record: dict[str, Any]) -> tuple[float, ...]:
 
     Fewest failing sequences, fewest extractable ones, least distinguishable from the holdout set, lowest validation
     perplexity, shortest verbatim run, lowest mean accuracy. Distinguishable means a membership AUC of loss that differs
-    from 0.5 by more than TOLERANCE; without a holdout set it is not judged. Without a validation set the verbatim run
+    from 0.5 by more than TOLERANCE; without a holdout set it does not count. Without a validation set the verbatim run
     comes before the mean accuracy, since the lowest mean is where the model is damaged most.
     """
     auc = record.get("membership_auc_loss")
