@@ -10,7 +10,7 @@ from helpers import as_sequences, random_rows
 
 from adapter_unlearn import load_base, models, score, scoring
 from adapter_unlearn.evaluation.criteria import PAPER, Criteria
-from adapter_unlearn.recipe import Stop, Training
+from adapter_unlearn.recipe import Stop
 from adapter_unlearn.unlearning import methods, records, stopping
 from adapter_unlearn.unlearning.context import RunContext
 from adapter_unlearn.unlearning.plan import Term

@@ -22,7 +22,7 @@ def record(failing, perplexity):
 
 @given(st.floats(0.2, 5.0), st.integers(1, 4))
 def test_the_search_closes_in_on_the_optimum(optimum, refinements):
-    """The failing sequences grow with the distance from the optimum; the answer is as near as the refined grid allows."""
+    """Failing sequences grow with the distance from the optimum; the answer is as near as the refined grid allows."""
     measured = []
 
     def measure(scale):

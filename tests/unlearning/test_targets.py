@@ -183,11 +183,11 @@ def test_holdout_values_are_those_of_the_model_s_own_logits(adapted, monkeypatch
     with torch.no_grad(), models.active(model, []):
         for row, prompt in zip(rows, prompts):
             logits = model(input_ids=torch.tensor([row])).logits[0, prompt - 1 : -1].double()
-            matches = []
+            values = []
             for z, label in zip(logits, row[prompt:]):
                 rival = max(v for i, v in enumerate(z.tolist()) if i != label)
-                pairs.append([float(z.log_softmax(-1)[label]), float(z[label]) - rival])
-            expected.append(np.array(pairs).reshape(-1, 2))
+                values.append([float(z.log_softmax(-1)[label]), float(z[label]) - rival])
+            expected.append(np.array(values).reshape(-1, 2))
     model.train()
     for batch_size in (7, 2, 1):
         values = targets.holdout_values(model, sequences, batch_size)
