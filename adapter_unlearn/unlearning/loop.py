@@ -1,6 +1,7 @@
-"""The one training loop: score all, select, step, score again; stop when it is done or has gone too far.
+"""The training loop: score all, select, step, score again, until the stop rules hold or the budget is exceeded.
 
-`train` trains one adapter, a stage; `stages.py` runs one stage after the other.
+`train` trains one adapter, a stage; stages.py runs one stage after the other. An epoch is `select`, in which each term
+selects its rows, and `take`, which passes over them once.
 """
 
 from __future__ import annotations
@@ -9,118 +10,173 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from adapter_unlearn import models
-from adapter_unlearn.unlearning import passes, records, stopping, targets
-from adapter_unlearn.unlearning.step import restore, snapshot, trainable
+from adapter_unlearn import models, scoring
+from adapter_unlearn.recipe import Training
+from adapter_unlearn.unlearning import records, stopping, targets
+from adapter_unlearn.unlearning.context import RunContext
+from adapter_unlearn.unlearning.plan import Stage
+from adapter_unlearn.unlearning.records import Outcome, Task
+from adapter_unlearn.unlearning.reference import Reference
+from adapter_unlearn.unlearning.selection import Known
+from adapter_unlearn.unlearning.step import Part, restore, snapshot, take_step, trainable
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr, betas=(0.9, 0.98), weight_decay=0.0),
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr),
+}
 
-    from adapter_unlearn.recipe import Training
-    from adapter_unlearn.unlearning.methods import Stage
-    from adapter_unlearn.unlearning.records import Outcome, Task
-    from adapter_unlearn.unlearning.stopping import Goal
+
+Selected = list[tuple[Part, np.ndarray]]
+"""Each term on the forget set with its rows of an epoch."""
+
+
+def prepare(
+    model: Any, stage: Stage, context: RunContext, adapter: str, scored: pd.DataFrame, typical: bool = False
+) -> list[Part]:
+    """The terms of a stage with what their losses need, before the first step; terms on a missing set are left out.
+
+    Args:
+        model: with the stage's adapter and the frozen ones active.
+        stage, context: of the run.
+        adapter: the adapter that the stage trains.
+        scored: the forget set's scores as the stage begins.
+        typical: as for targets.prepare.
+    """
+    task = context.task
+    tokens = np.array(scoring.predicted_tokens(task.forget))
+    frozen = [name for name in model.active_adapters if name != adapter]
+    forget = Reference(frozen, -scored["loss"].to_numpy(dtype=float) * tokens)
+    sets = {"forget": (task.forget, forget), "retain": (task.retain, Reference(frozen))}
+    parts = []
+    for term in stage.terms:
+        sequences, reference = sets[term.rows]
+        if sequences is not None:
+            state = targets.prepare(model, term, task, context.training.batch_size, frozen, typical)
+            parts.append(Part(term, sequences, reference, state))
+    return parts
+
+
+def select(parts: list[Part], task: Task, scored: pd.DataFrame, generator: np.random.Generator) -> Selected:
+    """The epoch's selection: each term on the forget set with its rows."""
+    known = Known(generator, scored, task.before, task.holdout_scores)
+    return [(part, part.term.select(known)) for part in parts if part.term.rows == "forget"]
+
+
+def take(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: list[Part],
+    selected: Selected,
+    context: RunContext,
+    generator: np.random.Generator,
+    max_steps: int | None = None,
+) -> tuple[dict[str, float], float, int]:
+    """Pass once over the epoch's selection, in at most `max_steps` steps.
+
+    Returns:
+        The last step's losses, its gradient norm, and the number of steps. It stops at a norm that is not finite.
+    """
+    model.train()
+    training = context.training
+    largest = max((len(rows) for _, rows in selected), default=0)
+    steps = math.ceil(largest / (training.sequences_per_step or max(largest, 1))) or 1
+    shares = [(part, np.array_split(generator.permutation(rows), steps)) for part, rows in selected]
+    unscored = pd.DataFrame(index=range(len(context.task.retain or [])))
+    losses: dict[str, float] = {}
+    norm, taken = 0.0, 0
+    for step in range(steps if max_steps is None else min(max_steps, steps)):
+        batches = [(part, split[step].tolist()) for part, split in shares]
+        for part in parts:
+            if part.term.rows == "retain":
+                batches.append((part, part.term.select(Known(generator, unscored, unscored)).tolist()))
+        losses, norm = take_step(model, optimizer, batches, training.batch_size, context.accelerator)
+        taken += 1
+        if not math.isfinite(norm):
+            break
+    return losses, norm, taken
 
 
 def train(
-    model: torch.nn.Module,
-    stage: Stage,
-    task: Task,
-    training: Training,
-    goal: Goal,
-    budget: float | None,
-    accelerator: Accelerator,
-    patience: int = 1,
-    seed: int = 0,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
-    adapter: str = "default",
-    start: Outcome | None = None,
-    early: bool = True,
+    model: torch.nn.Module, stage: Stage, context: RunContext, adapter: str = "default", start: Outcome | None = None
 ) -> Outcome:
     """Train the model's trainable parameters until the goal holds.
 
     Args:
         model: with the adapter to train active.
-        stage: the terms of the loss, and the adapter's factor whenever it is measured.
-        task: the sets and their scores under the base.
-        training: how to step.
-        goal: stops when it holds.
-        budget: largest share by which the validation perplexity may grow; None for no limit.
-        accelerator: this process's place among the others; all get the same adapter.
-        patience: epochs in a row past the budget before the run stops.
-        seed: of every draw.
-        on_epoch: called with each new record of the log.
+        stage: the terms of the loss, and the adapter's scale whenever it is measured.
+        context: of the run. Its goal and `stop.early` are this stage's: with `early` training stops as soon as the goal
+            holds, otherwise all epochs are trained and the best of those in which it holds is kept.
         adapter: name of the adapter that is trained.
-        start: the stage before; its epochs go on counting. None starts from the base.
-        early: stop as soon as the goal holds; else train all epochs, and keep the best of those in which it holds.
+        start: the outcome of the stage before, whose epochs are counted on; None starts from the base.
 
     Returns:
-        The outcome, with the log of the stages before. When the goal is not reached the best epoch within the budget is
-        kept: see stopping.merit.
+        The outcome, with the log of the stages before. Where the goal is not reached, the best epoch within the budget
+        is kept; see stopping.merit.
     """
+    task, training, stop, goal = context.task, context.training, context.stop, context.goal
+    budget = stop.max_perplexity_increase
     before = start or records.base_outcome(task)
     outcome = replace(before, log=list(before.log), goal_reached=False)
-    base, standing, scored = outcome.log[0], outcome.log[outcome.kept_epoch], outcome.scored
+    base, current, scored = outcome.log[0], outcome.log[outcome.kept_epoch], outcome.scored
     if start is None:
-        on_epoch(base)
-    best = ((True, *stopping.merit(standing)), snapshot(model))
-    if stopping.reached(goal, standing):
+        context.on_epoch(base)
+    best = ((True, *stopping.merit(current)), snapshot(model))
+    if stopping.reached(goal, current):
         outcome.goal_reached = True
         outcome.stopped_because = "The stop rule held before training; nothing was changed."
         return outcome
     learning_rate = stage.learning_rate or training.learning_rate
-    assert learning_rate != "auto", "a probe put a number in its place"
-    generator = np.random.default_rng(seed)
-    optimizer = passes.OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
-    reference = passes.reference_of(model, adapter, stage, task, scored, training.batch_size)
-    lent = [twin.levels for twin in reference.twins or []]
-    pressure = targets.no_pressure(len(task.forget))
-    past, first = 0, outcome.log[-1]["epoch"] + 1
+    assert learning_rate != "auto", "stages.run replaces it"
+    generator = np.random.default_rng(context.seed)
+    optimizer = OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
+    parts = prepare(model, stage, context, adapter, scored)
+    over, first = 0, outcome.log[-1]["epoch"] + 1  # over: epochs in a row past the budget
     for epoch in range(first, first + training.max_epochs):
         started = time.monotonic()
+        # --- select and step ---
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * remaining(epoch - first, training)
-        selections = passes.select(stage, task, scored, generator)
+            group["lr"] = learning_rate * decay(epoch - first, training)
+        selections = select(parts, task, scored, generator)
         selected = sum(len(rows) for _, rows in selections)
         if selections and not selected:
             outcome.stopped_because = f"After epoch {epoch - 1} no sequence was left to select."
             break
-        losses, norm, _ = passes.take(
-            model, optimizer, stage, task, selections, reference, training, generator, accelerator
-        )
+        losses, norm, _ = take(model, optimizer, parts, selections, context, generator)
         outcome.sequences_ascended += selected
+        # --- score ---
         with models.scaled(model, adapter, stage.scale):
-            scored = records.scores(model, task, training.batch_size, accelerator)
+            scored = records.scores(model, task, training.batch_size, context.accelerator)
             finite = [norm, *losses.values(), *scored["loss"][task.before["loss"].notna()]]
             if not all(map(math.isfinite, finite)):
                 outcome.stopped_because = f"Loss or weights were not finite in epoch {epoch}; lower the learning rate."
                 break
-            perplexity = records.validation_perplexity(model, task, training.batch_size, accelerator)
-        if lent:
-            pressure = targets.pressed(pressure, scored, lent)
-            reference = replace(reference, twins=targets.asked(lent, pressure))
+            perplexity = records.validation_perplexity(model, task, training.batch_size, context.accelerator)
+        for part in parts:
+            part.state.after_epoch(scored)
         rest = {"stage": stage.name, "n_selected": selected, "loss": losses, "gradient_norm": norm}
         record = records.record_of(epoch, scored, task, perplexity, started, **rest)
         if stopping.only_extraction_likelihood_is_open(goal, record):
             with models.scaled(model, adapter, stage.scale):
                 record["extraction_likelihood_mean"] = records.extraction_likelihood(
-                    model, task, training.batch_size, accelerator
+                    model, task, training.batch_size, context.accelerator
                 )
         outcome.log.append(record)
-        on_epoch(record)
-        past = 0 if stopping.within(budget, record, base) else past + 1
-        if past >= patience:
-            outcome.stopped_because = f"In epoch {epoch} {stopping.too_far(budget, record, base)}."
+        context.on_epoch(record)
+        # --- stop, or keep the best epoch within the budget ---
+        over = 0 if stopping.within(budget, record, base) else over + 1
+        if over >= stop.patience:
+            outcome.stopped_because = f"In epoch {epoch} {stopping.excess(budget, record, base)}."
             break
-        if past:
+        if over:
             continue
         holds = stopping.reached(goal, record)
-        if holds and early:
+        if holds and stop.early:
             outcome.goal_reached, outcome.kept_epoch, outcome.scored = True, epoch, scored
             outcome.stopped_because = f"The stop rule held in epoch {epoch}."
             return outcome
@@ -128,14 +184,14 @@ def train(
             best = ((not holds, *stopping.merit(record)), snapshot(model))
             outcome.kept_epoch, outcome.scored, outcome.goal_reached = epoch, scored, holds
     else:
-        held = "all were to be trained" if outcome.goal_reached else "before the stop rule held"
-        outcome.stopped_because = f"{training.max_epochs} epochs passed{', ' if outcome.goal_reached else ' '}{held}."
+        end = ", all were to be trained" if outcome.goal_reached else " before the stop rule held"
+        outcome.stopped_because = f"{training.max_epochs} epochs passed{end}."
     restore(model, best[1])
     outcome.stopped_because += f" The adapter of epoch {outcome.kept_epoch} was kept: {stopping.ORDER}."
     return outcome
 
 
-def remaining(epoch: int, training: Training) -> float:
-    """The share of the learning rate that epoch 0, 1, … trains with: 1, then in a line towards 0, never at it."""
+def decay(epoch: int, training: Training) -> float:
+    """The factor of the learning rate in epoch 0, 1, …: 1, then linearly towards 0, which it does not reach."""
     falling = training.learning_rate_decay * training.max_epochs
     return 1.0 if not falling else min(1.0, (training.max_epochs - epoch) / falling)

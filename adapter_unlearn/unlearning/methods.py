@@ -1,438 +1,174 @@
-"""The table of methods. To add one: write the function that names its terms, add its row, ship a recipe.
+"""The table of methods, readable without torch. To add a method, add its row and a YAML in recipes/methods.
 
-A function's parameters are the method's parameters in a recipe; their types and defaults are read from here.
-No torch in this room: a recipe is checked before anything heavy is loaded.
+Most methods are a selection, a forget loss, and a retain loss: `_method` makes their rows. A method with stages of its
+own is a `Method` with a function that builds them.
 """
 
 from __future__ import annotations
 
-import inspect
+import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from adapter_unlearn.errors import RecipeError
-from adapter_unlearn.unlearning.selection import Selection, above, at_least, below, most_memorized, sample
+from adapter_unlearn.recipe import Recipe
+from adapter_unlearn.unlearning.loss_table import LOSSES
+from adapter_unlearn.unlearning.options import ABOVE_ZERO, Option
+from adapter_unlearn.unlearning.plan import Stage, Stages, Term
+from adapter_unlearn.unlearning.selection import RUN_THRESHOLD, SELECTIONS, THRESHOLD, at_least, sample
 
 
 @dataclass(frozen=True)
-class Term:
-    """One part of a step's loss: coefficient x mean loss over the selected rows' tokens, or over the rows.
+class Method:
+    """A row of the table.
 
     Attributes:
-        name: for the log.
-        rows: the set that rows are selected from; terms on a set that is not given are left out. Losses over sequences
-            are for the forget set.
-        select: which of them.
-        loss: row of the losses table.
-        coefficient: what the loss counts; -1 turns it round.
-        options: of the loss, where they are not its defaults.
+        text: what the method does, with the paper it is from.
+        options: its parameters in a recipe, in the order in which they are written out.
+        build: makes the stages from the values of all options. It raises RecipeError for values that do not go
+            together.
     """
 
-    name: str
-    rows: Literal["forget", "retain"]
-    select: Selection
-    loss: str
-    coefficient: float = 1.0
-    options: Mapping[str, float] = field(default_factory=dict)
+    text: str
+    options: Mapping[str, Option]
+    build: Callable[[Mapping[str, Any]], Stages]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What one adapter is trained on. The adapters of the stages before stay frozen and active beneath it.
+FORGET_LOSSES = ("ascent", *(name for name, row in LOSSES.items() if row.rows == "forget"))
+"""Values of `loss`: the forget losses, and `ascent`, which is nll with coefficient -1."""
 
-    Attributes:
-        name: for the log.
-        terms: summed in every step.
-        scale: the adapter acts with this factor when it is measured, and ships with it; it is trained at 1.
-        search_scale: when trained, look for the best scale; until then `scale` is used.
-        mean_below: ends the stage when the forget set's mean memorization accuracy is below it; None leaves that to the
-            recipe's stop rules, as the last stage must.
-        learning_rate: None takes the recipe's.
-        needs_holdout: a selection or a loss takes levels from the holdout set.
-    """
+RETAIN_LOSSES = tuple(name for name, row in LOSSES.items() if row.rows == "retain")
 
-    name: str
-    terms: tuple[Term, ...]
-    scale: float = 1.0
-    search_scale: bool = False
-    mean_below: float | None = None
-    learning_rate: float | None = None
-    needs_holdout: bool = False
-
-
-Stages = tuple[Stage, ...]
-
-Select = Literal["all", "threshold", "band", "top_k"]
-ForgetLoss = Literal["ascent", "npo", "simnpo", "ihl", "wga", "undial", "me", "match"]
-RetainLoss = Literal["nll", "kl"]
-
-SELECTIONS: dict[str, dict[str, Any]] = {
-    "all": {},
-    "threshold": {"threshold": 0.7, "run_threshold": None},
-    "band": {"high": "holdout", "low": "holdout", "run_threshold": None},
-    "top_k": {"top_k": 8},
+RETAIN = {
+    "retain_weight": Option(0.0, "weight of the retain loss; 0 leaves it out"),
+    "retain_sequences": Option(32, "retain rows drawn for each step", 1, kind=int),
+    "retain_loss": Option("nll", "nll (cross-entropy) or kl (to the reference model)", kind=None, words=RETAIN_LOSSES),
 }
-"""The parameters of each selection, with their defaults."""
 
-OPTIONS: dict[str, dict[str, float]] = {
-    "ascent": {},
-    "npo": {"beta": 0.1},
-    "simnpo": {"beta": 4.5, "margin": 0.0},
-    "ihl": {},
-    "wga": {"alpha": 1.0},
-    "undial": {"strength": 10.0},
-    "me": {},
-    "match": {"others": 1.0},
+
+def _loss_options(loss: str) -> Mapping[str, Option]:
+    return {} if loss == "ascent" else LOSSES[loss].options
+
+
+def _method(text: str, select: str = "all", loss: str = "ascent", **retain: Any) -> Method:
+    """A method with one stage: a selection, a forget loss, and a retain loss with these defaults."""
+    options = {**SELECTIONS[select].options, **_loss_options(loss)}
+    options |= {key: replace(option, default=retain.get(key, option.default)) for key, option in RETAIN.items()}
+    return Method(text, options, functools.partial(_one_stage, select, loss))
+
+
+def _one_stage(select: str, loss: str, values: Mapping[str, Any]) -> Stages:
+    """One adapter, trained on a forget loss over the selection, with a retain loss beside it."""
+    row = SELECTIONS[select]
+    limits = {key: values[key] for key in row.options}
+    low, high = limits.get("low", "holdout"), limits.get("high", "holdout")
+    if "holdout" not in (low, high) and low >= high:
+        raise RecipeError(f"recipe key method.low: {low} is not below method.high, {high}; lower it")
+    name, coefficient = ("nll", -1.0) if loss == "ascent" else (loss, 1.0)
+    options = {key: values[key] for key in _loss_options(loss)}
+    terms = [Term("forget", "forget", functools.partial(row.forget, **limits), name, coefficient, options)]
+    if row.restore:
+        terms.append(Term("restore", "forget", functools.partial(row.restore, **limits), "nll"))
+    if values["retain_weight"]:
+        terms.append(_retain(values["retain_weight"], values))
+    needs_holdout = LOSSES[name].matched or "holdout" in limits.values()
+    return (Stage("ascend" if loss == "ascent" else loss, tuple(terms), needs_holdout=needs_holdout),)
+
+
+def _retain(weight: float, values: Mapping[str, Any]) -> Term:
+    rows = functools.partial(sample, number=values["retain_sequences"])
+    return Term("retain", "retain", rows, values["retain_loss"], weight)
+
+
+def _nullable(table: Mapping[str, Mapping[str, Option]]) -> dict[str, Option]:
+    """All options of a table; null takes the default of the chosen row, whose range `_compose` checks."""
+    merged: dict[str, Option] = {}
+    for name, options in table.items():
+        for key, option in options.items():
+            text = f"of {name} ({option.default}): {option.text}"
+            text = f"{merged[key].text}; {text}" if key in merged else text
+            merged[key] = replace(option, default=None, text=text, low=-math.inf, high=math.inf, null=True)
+    return merged
+
+
+CHOICES = {
+    "select": {name: row.options for name, row in SELECTIONS.items()},
+    "loss": {name: _loss_options(name) for name in FORGET_LOSSES},
 }
-"""The parameters of each forget loss, with their defaults."""
-
-ABOVE_ZERO = 1e-12
 
 
-def compose(
-    select: Select = "threshold",
-    loss: ForgetLoss = "ascent",
-    threshold: float | None = None,
-    run_threshold: int | Literal["holdout"] | None = None,
-    high: float | Literal["holdout"] | None = None,
-    low: float | Literal["holdout"] | None = None,
-    top_k: int | None = None,
-    beta: float | None = None,
-    margin: float | None = None,
-    alpha: float | None = None,
-    strength: float | None = None,
-    others: float | None = None,
-    retain_weight: float = 0.0,
-    retain_loss: RetainLoss = "nll",
-    retain_sequences: int = 32,
-) -> Stages:
-    """Any selection with any forget loss and any retain loss. Null takes the default of what was chosen.
-
-    Args:
-        select: all; threshold (as sga); band (the loss above it, and cross-entropy back up to it below); top_k.
-        loss: ascent (on cross-entropy), or the loss of the method of that name.
-        threshold: of select threshold: memorization accuracy from which on a sequence is selected, 0..1; 0.7.
-        run_threshold: of select threshold and band: verbatim run, in tokens, from which on it is selected too;
-            holdout: longer than any of the holdout set's.
-        high: of select band: memorization accuracy above which the forget loss acts; a number, or holdout.
-        low: of select band: memorization accuracy below which a sequence that has fallen is raised again.
-        top_k: of select top_k: how many of the most memorized sequences; 8.
-        beta: of npo (0.1) and simnpo (4.5).
-        margin: of simnpo (0).
-        alpha: of wga (1).
-        strength: of undial (10).
-        others: of match (1).
-        retain_weight: weight of the retain set's loss beside it; 0 leaves it out.
-        retain_loss: nll (cross-entropy on the retain set), or kl (to the model without the adapter).
-        retain_sequences: retain rows drawn for each step.
-    """
-    chosen = {"threshold": threshold, "run_threshold": run_threshold, "high": high, "low": low, "top_k": top_k}
-    selection = _of_choice("select", select, SELECTIONS[select], chosen)
-    given = {"beta": beta, "margin": margin, "alpha": alpha, "strength": strength, "others": others}
-    options = _of_choice("loss", loss, OPTIONS[loss], given)
-    return _one_stage(select, selection, loss, options, retain_weight, retain_loss, retain_sequences)
-
-
-def ga(retain_weight: float = 0.0, retain_sequences: int = 32, retain_loss: RetainLoss = "nll") -> Stages:
-    """Gradient ascent on every sequence, every epoch (Jang et al., 2022).
-
-    Args:
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    return _one_stage("all", {}, "ascent", {}, retain_weight, retain_loss, retain_sequences)
-
-
-def sga(
-    threshold: float = 0.7,
-    run_threshold: int | Literal["holdout"] | None = None,
-    retain_weight: float = 0.0,
-    retain_sequences: int = 32,
-    retain_loss: RetainLoss = "nll",
-) -> Stages:
-    """Selective gradient ascent (Barbulescu & Triantafillou, 2024): ascend on what is still memorized.
-
-    Args:
-        threshold: memorization accuracy from which on a sequence is selected, 0..1.
-        run_threshold: length of a verbatim run, in tokens, from which on a sequence is selected too, or holdout;
-            null is the paper.
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    selection = {"threshold": threshold, "run_threshold": run_threshold}
-    return _one_stage("threshold", selection, "ascent", {}, retain_weight, retain_loss, retain_sequences)
-
-
-def band(
-    high: float | Literal["holdout"] = "holdout",
-    low: float | Literal["holdout"] = "holdout",
-    run_threshold: int | Literal["holdout"] | None = None,
-    retain_weight: float = 0.0,
-    retain_sequences: int = 32,
-    retain_loss: RetainLoss = "nll",
-) -> Stages:
-    """Ascend on what is memorized, descend on what was pushed too far, and stop when there is neither.
-
-    Args:
-        high: memorization accuracy above which a sequence is ascended on; holdout: the holdout set's 95 % quantile
-            under the base.
-        low: memorization accuracy below which a sequence is descended on, if it was higher before; holdout: the 5 %
-            quantile.
-        run_threshold: length of a verbatim run, in tokens, from which on a sequence is ascended on too; holdout: from
-            one more than the holdout set's longest.
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    selection = {"high": high, "low": low, "run_threshold": run_threshold}
-    return _one_stage("band", selection, "ascent", {}, retain_weight, retain_loss, retain_sequences)
-
-
-def graddiff(retain_weight: float = 1.0, retain_sequences: int = 32, retain_loss: RetainLoss = "nll") -> Stages:
-    """Gradient difference (Liu et al., 2022; Maini et al., 2024): gradient ascent, and descent on the retain set.
-
-    Args:
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    return _one_stage("all", {}, "ascent", {}, retain_weight, retain_loss, retain_sequences)
-
-
-def npo(
-    beta: float = OPTIONS["npo"]["beta"],
-    retain_weight: float = 0.0,
-    retain_sequences: int = 32,
-    retain_loss: RetainLoss = "nll",
-) -> Stages:
-    """Negative preference optimization (Zhang et al., 2024): ascent that fades as a sequence becomes unlikely.
-
-    Args:
-        beta: how soon it fades; towards 0 it is gradient ascent.
-        retain_weight: as for compose. The forget loss is a mean over sequences, not tokens: beside it a retain loss
-            counts a sequence's length less than beside ascent.
-        retain_sequences, retain_loss: as for compose.
-    """
-    return _one_stage("all", {}, "npo", {"beta": beta}, retain_weight, retain_loss, retain_sequences)
-
-
-def simnpo(
-    beta: float = OPTIONS["simnpo"]["beta"],
-    margin: float = OPTIONS["simnpo"]["margin"],
-    retain_weight: float = 0.0,
-    retain_sequences: int = 32,
-    retain_loss: RetainLoss = "nll",
-) -> Stages:
-    """SimNPO (Fan et al., 2024): NPO on the mean token, without a reference model.
-
-    Args:
-        beta: how soon it fades.
-        margin: added to the fading point, in units of beta x nats a token.
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    options = {"beta": beta, "margin": margin}
-    return _one_stage("all", {}, "simnpo", options, retain_weight, retain_loss, retain_sequences)
-
-
-def ihl(retain_weight: float = 0.0, retain_sequences: int = 32, retain_loss: RetainLoss = "nll") -> Stages:
-    """The inverted hinge loss of LoKU (Cha et al., 2025): each token gives way to its best rival.
-
-    LoKU's own initialization of the adapter is no part of it.
-
-    Args:
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    return _one_stage("all", {}, "ihl", {}, retain_weight, retain_loss, retain_sequences)
-
-
-def wga(
-    alpha: float = OPTIONS["wga"]["alpha"],
-    retain_weight: float = 0.0,
-    retain_sequences: int = 32,
-    retain_loss: RetainLoss = "nll",
-) -> Stages:
-    """Weighted gradient ascent (Wang et al., 2025): each token counts p^alpha, so that ascent ends by itself.
-
-    Args:
-        alpha: 0 is gradient ascent.
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    return _one_stage("all", {}, "wga", {"alpha": alpha}, retain_weight, retain_loss, retain_sequences)
-
-
-def undial(
-    strength: float = OPTIONS["undial"]["strength"],
-    retain_weight: float = 0.0,
-    retain_sequences: int = 32,
-    retain_loss: RetainLoss = "nll",
-) -> Stages:
-    """UNDIAL (Dong et al., 2025): distil what the model itself says once the true token's logit is lowered.
-
-    Args:
-        strength: by how much it is lowered; the method's own beta.
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    return _one_stage("all", {}, "undial", {"strength": strength}, retain_weight, retain_loss, retain_sequences)
-
-
-def me(retain_weight: float = 0.0, retain_sequences: int = 32, retain_loss: RetainLoss = "nll") -> Stages:
-    """Maximum entropy (Yuan et al., 2025): on the forget set every next token becomes equally likely.
-
-    Args:
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    return _one_stage("all", {}, "me", {}, retain_weight, retain_loss, retain_sequences)
-
-
-def match(
-    others: float = OPTIONS["match"]["others"],
-    retain_weight: float = 5.0,
-    retain_sequences: int = 16,
-    retain_loss: RetainLoss = "kl",
-) -> Stages:
-    """Give each sequence the token probabilities of a never-seen one; everything else stays as it is (ours).
-
-    Every forget sequence has a twin in the holdout set, and is trained until its tokens are as probable, and as often
-    the likeliest, as its twin's. What the model says otherwise is held by a divergence to the model without the
-    adapter: of the other tokens in the forget set, of all tokens in the retain set. Nothing is pushed without end, so
-    train all epochs (`stop.early: false`) with a falling learning rate.
-
-    Args:
-        others: weight of the divergence over the forget set's other tokens.
-        retain_weight, retain_sequences, retain_loss: as for compose.
-    """
-    return _one_stage("all", {}, "match", {"others": others}, retain_weight, retain_loss, retain_sequences)
-
-
-def control(retain_sequences: int = 32, retain_loss: RetainLoss = "nll") -> Stages:
-    """Train on the retain set alone: what its text does to a model, with nothing unlearned. To compare against.
-
-    Args:
-        retain_sequences, retain_loss: as for compose.
-    """
-    return (Stage("control", (_retain(1.0, retain_loss, retain_sequences),)),)
-
-
-def _one_stage(
-    select: str,
-    selection: Mapping[str, Any],
-    loss: str,
-    options: Mapping[str, float],
-    retain_weight: float,
-    retain_loss: str,
-    retain_sequences: int,
-) -> Stages:
-    """One adapter, trained on a forget loss over what is selected, and on the retain set beside it."""
-    for key in ("threshold", "high", "low"):
-        if selection.get(key, "holdout") != "holdout":
-            _in_range(key, selection[key], 0, 1)
-    for key in ("run_threshold", "top_k"):
-        if selection.get(key) not in (None, "holdout"):
-            _in_range(key, selection[key], 1, float("inf"))
-    for key, lowest in {"beta": ABOVE_ZERO, "margin": 0.0, "alpha": 0.0, "strength": ABOVE_ZERO, "others": 0.0}.items():
-        _in_range(key, options.get(key, lowest), lowest, float("inf"))
-    _in_range("retain_weight", retain_weight, 0, float("inf"))
-    _in_range("retain_sequences", retain_sequences, 1, float("inf"))
-    row, sign = ("nll", -1.0) if loss == "ascent" else (loss, 1.0)
-    if select == "band":
-        low, high, run = selection["low"], selection["high"], selection["run_threshold"]
-        if "holdout" not in (low, high) and low >= high:
-            raise RecipeError(f"recipe key method.low: {low} is not below method.high, {high}; lower it")
-        raise_again = Term("restore", "forget", below(low, high, run), "nll")
-        terms = [Term("forget", "forget", above(high, run), row, sign, options), raise_again]
-    else:
-        chosen = {
-            "all": lambda: at_least(0.0),
-            "threshold": lambda: at_least(selection["threshold"], selection["run_threshold"]),
-            "top_k": lambda: most_memorized(selection["top_k"]),
-        }[select]()
-        terms = [Term("forget", "forget", chosen, row, sign, options)]
-    if retain_weight:
-        terms.append(_retain(retain_weight, retain_loss, retain_sequences))
-    name = "ascend" if loss == "ascent" else loss
-    return (Stage(name, tuple(terms), needs_holdout=loss == "match" or "holdout" in selection.values()),)
-
-
-def _retain(weight: float, loss: str, number: int) -> Term:
-    _in_range("retain_sequences", number, 1, float("inf"))
-    return Term("retain", "retain", sample(number), loss, weight)
-
-
-def _of_choice(key: str, choice: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a choice, given or by default; one that goes with another choice is refused."""
-    for name, value in given.items():
-        if value is not None and name not in defaults:
-            raise RecipeError(f"recipe key method.{name}: {key} {choice} has no such parameter; leave it out")
-    return {name: default if given[name] is None else given[name] for name, default in defaults.items()}
-
-
-def ta(scale: float | Literal["auto"] = -3.0) -> Stages:
-    """Task arithmetic (Ilharco et al., 2023): fit an adapter to the forget set, then take that away from the base.
-
-    The adapter is trained to memorize the forget set still better; what is measured after each epoch, and shipped, is
-    the base with `scale` times it. As in Barbulescu & Triantafillou (2024), whose scale is -3.
-
-    Args:
-        scale: factor of the memorizing adapter; auto fits with -3, then takes the scale with the fewest outliers within
-            the perplexity budget.
-    """
-    return (_fit(scale, otherwise=-3.0),)
-
-
-def tau(
-    threshold: float = 0.7,
-    ascent_mean_below: float = 0.5,
-    scale: float | Literal["auto"] = -1.0,
-    run_threshold: int | Literal["holdout"] | None = None,
-    retain_weight: float = 0.0,
-    retain_sequences: int = 32,
-    fit_learning_rate: float | None = None,
-    retain_loss: RetainLoss = "nll",
-) -> Stages:
-    """SGA, then task arithmetic from the model it leaves (Barbulescu & Triantafillou, 2024).
-
-    The adapter of the ascent stays frozen and active while a second one is fitted to the forget set beside it; their
-    exact sum is shipped.
-
-    Args:
-        threshold: memorization accuracy from which on the ascent selects a sequence, 0..1.
-        ascent_mean_below: the ascent ends when the mean memorization accuracy is below this; then `stop` counts.
-        scale: factor of the fitted adapter; auto fits with -1, then takes the scale with the fewest outliers within the
-            perplexity budget.
-        run_threshold: length of a verbatim run, in tokens, from which on the ascent selects a sequence too.
-        retain_weight, retain_sequences, retain_loss: of the ascent, as for compose.
-        fit_learning_rate: of the second adapter; null takes training.learning_rate.
-    """
-    _in_range("ascent_mean_below", ascent_mean_below, 0, 1)
-    if fit_learning_rate is not None:
-        _in_range("fit_learning_rate", fit_learning_rate, 1e-12, float("inf"))
-    (ascent,) = sga(threshold, run_threshold, retain_weight, retain_sequences, retain_loss)
-    fit = _fit(scale, otherwise=-1.0)
-    return (replace(ascent, mean_below=ascent_mean_below), replace(fit, learning_rate=fit_learning_rate))
+def _compose(values: Mapping[str, Any]) -> Stages:
+    """Any selection with any forget loss and that loss's options."""
+    chosen = dict(values)
+    for key, table in CHOICES.items():
+        own = table[values[key]]
+        for name in _nullable(table):
+            if name not in own and values[name] is not None:
+                raise RecipeError(f"recipe key method.{name}: {key} {values[key]} has no such parameter; leave it out")
+        for name, option in own.items():
+            chosen[name] = option.default if values[name] is None else values[name]
+            option.check(name, chosen[name])
+    return _one_stage(values["select"], values["loss"], chosen)
 
 
 def _fit(scale: float | Literal["auto"], otherwise: float) -> Stage:
-    """Descend on the whole forget set; the adapter counts `scale` times."""
+    """Fit an adapter to the whole forget set; it counts `scale` times, or `otherwise` until the scale is searched."""
     if scale == 0:
         raise RecipeError("recipe key method.scale: 0 would ship an adapter that does nothing; give a negative number")
-    memorize = Term("forget", "forget", at_least(0.0), "nll")
+    memorize = Term("forget", "forget", at_least, "nll")
     return Stage("fit", (memorize,), otherwise if scale == "auto" else float(scale), search_scale=scale == "auto")
 
 
-METHODS: dict[str, Callable[..., Stages]] = {
-    "sga": sga,
-    "ga": ga,
-    "ta": ta,
-    "tau": tau,
-    "band": band,
-    "graddiff": graddiff,
-    "npo": npo,
-    "simnpo": simnpo,
-    "ihl": ihl,
-    "wga": wga,
-    "undial": undial,
-    "me": me,
-    "match": match,
-    "compose": compose,
-    "control": control,
+def _tau(values: Mapping[str, Any]) -> Stages:
+    (ascent,) = _one_stage("threshold", "ascent", values)
+    fit = replace(_fit(values["scale"], otherwise=-1.0), learning_rate=values["fit_learning_rate"])
+    return (replace(ascent, mean_below=values["ascent_mean_below"]), fit)
+
+
+SCALE = Option(-3.0, "factor of the fitted adapter; auto fits with the default, then takes the scale with the fewest"
+               " failing sequences within the perplexity budget", -math.inf, words=("auto",))  # fmt: skip
+TAU = {
+    "threshold": THRESHOLD,
+    "ascent_mean_below": Option(0.5, "the ascent ends once the mean memorization accuracy is below this", 0, 1),
+    "scale": replace(SCALE, default=-1.0),
+    "run_threshold": RUN_THRESHOLD,
+    "retain_weight": RETAIN["retain_weight"],
+    "retain_sequences": RETAIN["retain_sequences"],
+    "fit_learning_rate": Option(None, "of the fitted adapter; null takes the recipe's", ABOVE_ZERO, null=True),
+    "retain_loss": RETAIN["retain_loss"],
 }
+COMPOSE = {
+    "select": Option("threshold", "which sequences the forget loss acts on", kind=None, words=tuple(SELECTIONS)),
+    "loss": Option("ascent", "ascent, or the loss of the method of that name", kind=None, words=FORGET_LOSSES),
+    **_nullable(CHOICES["select"]),
+    **_nullable(CHOICES["loss"]),
+    **{key: RETAIN[key] for key in ("retain_weight", "retain_loss", "retain_sequences")},
+}
+CONTROL = {key: RETAIN[key] for key in ("retain_sequences", "retain_loss")}
+
+METHODS: dict[str, Method] = {
+    "sga": _method("Selective gradient ascent, by threshold (Barbulescu & Triantafillou, 2024)", "threshold"),
+    "ga": _method("Gradient ascent on every sequence, every epoch (Jang et al., 2022)"),
+    "ta": Method("Task arithmetic: fit an adapter to the forget set, apply it with a negative scale (Ilharco et al.,"
+                 " 2023)", {"scale": SCALE}, lambda values: (_fit(values["scale"], otherwise=-3.0),)),
+    "tau": Method("sga, then ta from its model; the exact sum ships (Barbulescu & Triantafillou, 2024)", TAU, _tau),
+    "band": _method("Ascend on high outliers, descend on over-forgotten sequences, stop when there are none", "band"),
+    "graddiff": _method("ga with descent on the retain set (Liu et al., 2022; Maini et al., 2024)", retain_weight=1.0),
+    "npo": _method("Negative preference optimization, a mean over sequences (Zhang et al., 2024)", loss="npo"),
+    "simnpo": _method("npo on the mean token, without a reference model (Fan et al., 2024)", loss="simnpo"),
+    "ihl": _method("Inverted hinge: the best other token replaces the true one (LoKU; Cha et al., 2025)", loss="ihl"),
+    "wga": _method("Gradient ascent with each token weighted by p^alpha (Wang et al., 2025)", loss="wga"),
+    "undial": _method("Distil the prediction with the true token's logit lowered (Dong et al., 2025)", loss="undial"),
+    "me": _method("Maximum entropy: every next token becomes equally likely (Yuan et al., 2025)", loss="me"),
+    "match": _method("Give each sequence the token probabilities of a matched holdout sequence, and preserve the rest;"
+                     " train all epochs (stop.early: false) with a learning rate that decays", loss="match",
+                     retain_weight=5.0, retain_loss="kl", retain_sequences=16),
+    "compose": Method("Any selection with any forget loss and any retain loss", COMPOSE, _compose),
+    "control": Method("Train on the retain set alone, to compare against", CONTROL,
+                      lambda values: (Stage("control", (_retain(1.0, values),)),)),
+}  # fmt: skip
 
 
 def resolve(method: dict[str, Any]) -> dict[str, Any]:
@@ -445,49 +181,53 @@ def resolve(method: dict[str, Any]) -> dict[str, Any]:
         RecipeError: no or unknown method, unknown parameter, wrong type or range.
     """
     name = method.get("name")
-    if name is None:
-        raise RecipeError(f"recipe key method.name: missing; choose from {', '.join(METHODS)}")
     if not isinstance(name, str) or name not in METHODS:
-        raise RecipeError(f"recipe key method.name: unknown method {name!r}; choose from {', '.join(METHODS)}")
-    parameters, hints = inspect.signature(METHODS[name]).parameters, get_type_hints(METHODS[name])
+        fault = "missing" if name is None else f"unknown method {name!r}"
+        raise RecipeError(f"recipe key method.name: {fault}; choose from {', '.join(METHODS)}")
+    options = METHODS[name].options
     for key, value in method.items():
-        if key != "name" and key not in parameters:
-            raise RecipeError(f"recipe key method.{key}: {name} takes no such parameter, only {', '.join(parameters)}")
-        if key != "name" and not any(_fits(value, kind) for kind in _kinds(hints[key])):
-            expected = " or ".join(_words(kind) for kind in _kinds(hints[key]))
-            raise RecipeError(f"recipe key method.{key}: expected {expected}, got {value!r}")
-    resolved = {"name": name} | {key: method.get(key, parameter.default) for key, parameter in parameters.items()}
-    stages(resolved)
+        if key == "name":
+            continue
+        if key not in options:
+            raise RecipeError(f"recipe key method.{key}: {name} takes no such parameter, only {', '.join(options)}")
+        options[key].check(key, value)
+    resolved = {"name": name} | {key: method.get(key, option.default) for key, option in options.items()}
+    METHODS[name].build(resolved)
     return resolved
 
 
 def stages(method: dict[str, Any]) -> Stages:
-    """What a method trains, from its name and parameters. Raises RecipeError as resolve does."""
-    parameters = {key: value for key, value in method.items() if key != "name"}
-    return METHODS[method["name"]](**parameters)
+    """What a method trains, from its name and parameters. Raises RecipeError as `resolve` does."""
+    resolved = resolve(method)
+    return METHODS[resolved["name"]].build(resolved)
 
 
-def _kinds(hint: Any) -> list[Any]:
-    """The types a parameter may have."""
-    return list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
+def describe(name: str) -> str:
+    """The documentation of a method and its parameters, one line each."""
+    method = METHODS[name]
+    lines = [f"  {key} ({o.allowed()}; default {o.default}): {o.text}" for key, o in method.options.items()]
+    return "\n".join([f"{method.text}.", *lines])
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a kind: int, float (a whole number is one too), None, or a choice of words."""
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in get_args(kind)
-    if kind is NoneType:
-        return value is None
-    return isinstance(value, int if kind is int else int | float) and type(value) is not bool and math.isfinite(value)
-
-
-def _words(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(get_args(kind))
-    return {int: "a whole number", float: "a number", NoneType: "null"}[kind]
-
-
-def _in_range(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        allowed = f"{low} to {high}" if high != float("inf") else f"{low} or more"
-        raise RecipeError(f"recipe key method.{key}: {value} is out of range; it must be {allowed}")
+def check_sets(recipe: Recipe) -> None:
+    """Raise RecipeError where the recipe's method needs a set that the recipe does not give."""
+    name, plan = recipe.method["name"], stages(recipe.method)
+    terms = [term for stage in plan for term in stage.terms]
+    if recipe.data.retain is None and any(term.rows == "retain" for term in terms):
+        if "retain_weight" in METHODS[name].options:
+            key, fix = "retain_weight", "give that file or set the weight to 0"
+        else:
+            key, fix = "name", f"{name} trains on nothing else; give that file"
+        raise RecipeError(f"recipe key method.{key}: needs data.retain; {fix}")
+    if recipe.training.learning_rate == "auto":
+        searched = [stage for stage in plan if stage.learning_rate is None]
+        missing = ["data.validation"] if recipe.data.validation is None else []
+        missing += ["stop.max_perplexity_increase"] if recipe.stop.max_perplexity_increase is None else []
+        if missing and not all(stage.ranks_rates for stage in searched):
+            raise RecipeError(
+                f"recipe key training.learning_rate: auto compares the validation perplexity with its budget for"
+                f" {name}; give {' and '.join(missing)}, or a number"
+            )
+    if recipe.data.holdout is None and any(stage.needs_holdout for stage in plan):
+        fix = "give that file" if any(LOSSES[term.loss].matched for term in terms) else "give that file or numbers"
+        raise RecipeError(f"recipe key method.name: {name} takes levels from data.holdout; {fix}")

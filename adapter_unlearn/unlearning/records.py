@@ -1,60 +1,57 @@
-"""What is to be unlearned, and the figures that say how far it is: records of train_log.jsonl."""
+"""What is to be unlearned, and the figures of an epoch: records of train_log.jsonl."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
 
 from adapter_unlearn import models, scoring
 from adapter_unlearn.evaluation import criteria
+from adapter_unlearn.evaluation.criteria import Criteria
 from adapter_unlearn.metrics import set_level
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-    from accelerate import Accelerator
-    from datasets import Dataset
-
-    from adapter_unlearn.evaluation.criteria import Bounds
-
-METRICS = ("memorization_accuracy", "extractable", "longest_verbatim_run", "loss")
-"""Of every forget sequence, after every epoch."""
+METRICS = ("memorization_accuracy", "extractable", "extractable_any_prefix", "longest_verbatim_run", "loss")
+"""Measured for every forget sequence after every epoch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What is to be unlearned, and what it is measured against.
 
     Attributes:
         forget: the sequences to unlearn.
-        before: them, scored under the base.
-        bounds: what makes an outlier.
-        retain: sequences whose behaviour stays, or None.
+        before: their scores under the base, at least METRICS.
+        criteria: what makes a sequence an outlier or failing.
+        retain: sequences whose behaviour is preserved, or None.
         validation: general unseen sequences, or None: then nothing guards the perplexity.
         validation_perplexity: theirs under the base.
-        holdout: never-seen sequences of the forget set's kind, scored under the base, or None.
-        holdout_sequences: them; needed by a loss with twins only.
+        holdout: never-seen sequences of the forget set's kind, or None.
+        holdout_scores: their scores under the base, or None.
     """
 
     forget: Dataset
     before: pd.DataFrame
-    bounds: Bounds
+    criteria: Criteria
     retain: Dataset | None = None
     validation: Dataset | None = None
     validation_perplexity: float | None = None
-    holdout: pd.DataFrame | None = None
-    holdout_sequences: Dataset | None = None
+    holdout: Dataset | None = None
+    holdout_scores: pd.DataFrame | None = None
 
 
 @dataclass
 class Outcome:
-    """How a stage went, or a run; the model holds the adapter of `kept_epoch`.
+    """The result of a stage, or of a run; the model holds the adapter of `kept_epoch`.
 
     Attributes:
-        log: one record an epoch; epoch 0 is the base.
+        log: one record per epoch; epoch 0 is the base.
         kept_epoch: whose adapter is kept.
         scored: the forget set's scores with that adapter.
         stopped_because: one sentence.
@@ -71,7 +68,7 @@ class Outcome:
 
 
 def base_outcome(task: Task) -> Outcome:
-    """Where every run starts: nothing trained, epoch 0."""
+    """The start of every run: nothing trained, epoch 0."""
     first = record_of(0, task.before, task, task.validation_perplexity, started=time.monotonic())
     return Outcome([first], 0, task.before)
 
@@ -96,25 +93,25 @@ def record_of(
 
 
 def _figures(scored: pd.DataFrame, task: Task) -> dict[str, Any]:
-    """What the stop rules and the choice of an epoch look at."""
+    """What the stop rules and the choice of an epoch use."""
     accuracy = scored["memorization_accuracy"].to_numpy(dtype=float)
     before = task.before["memorization_accuracy"].to_numpy(dtype=float)
+    outliers = criteria.count_outliers(accuracy, before, task.criteria.bounds)
+    auc = None  # of loss: the forget set now against the holdout set under the base
+    if task.holdout_scores is not None:
+        auc = set_level.auc(*(-frame["loss"].to_numpy(dtype=float) for frame in (scored, task.holdout_scores)))
     return {
         "memorization_accuracy_mean": float(np.nanmean(accuracy)),
         "memorization_accuracy_max": float(np.nanmax(accuracy)),
         "extractable": int(scored["extractable"].sum()),
         "longest_verbatim_run_max": int(scored["longest_verbatim_run"].max()),
-        "membership_auc_loss": None if task.holdout is None else _auc(scored["loss"], task.holdout["loss"]),
-    } | criteria.count(accuracy, before, task.bounds)
-
-
-def _auc(forget: pd.Series, holdout: pd.Series) -> float:
-    """How well a loss tells what was learnt from what was never seen; the holdout set's is the base's."""
-    return set_level.auc(-forget.to_numpy(dtype=float), -holdout.to_numpy(dtype=float))
+        "membership_auc_loss": auc,
+        "failing": criteria.count_failing(scored, task.before, task.criteria),
+    } | {f"outliers_{kind}": number for kind, number in asdict(outliers).items()}
 
 
 def ending(perplexity: float | None, started: float) -> dict[str, Any]:
-    """What every record ends with; `started` is a time.monotonic()."""
+    """The last keys of every record; `started` is a time.monotonic()."""
     return {"validation_perplexity": perplexity, "seconds": round(time.monotonic() - started, 3)}
 
 
@@ -126,7 +123,7 @@ def scores(model: torch.nn.Module, task: Task, batch_size: int, accelerator: Acc
 def validation_perplexity(
     model: torch.nn.Module, task: Task, batch_size: int, accelerator: Accelerator
 ) -> float | None:
-    """The perplexity that guards the run, or None where nothing does."""
+    """The perplexity that guards the run, or None without a validation set."""
     if task.validation is None:
         return None
     scored = scoring.score(model, task.validation, ("loss",), batch_size, accelerator)
@@ -134,6 +131,6 @@ def validation_perplexity(
 
 
 def extraction_likelihood(model: torch.nn.Module, task: Task, batch_size: int, accelerator: Accelerator) -> float:
-    """The forget set's mean; it generates, so it is had only when a stop rule waits for nothing else."""
+    """The forget set's mean. It needs generation, so it is measured only when all other stop rules hold."""
     names = ("extraction_likelihood",)
     return float(scoring.score(model, task.forget, names, batch_size, accelerator)["extraction_likelihood"].mean())

@@ -1,71 +1,81 @@
-"""The reference model: this very model without the adapter that is trained. Nothing trained changes what it says."""
+"""The reference model: the same model without the adapter that is trained. Training does not change its predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from datasets import Dataset
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from adapter_unlearn import models, scoring
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-KEPT_BYTES = 2**30
-"""How much of the host's memory a set's states may take."""
+CACHE_BYTES = 2**30
+"""Host memory that a set's hidden states may take."""
 
 
 @contextmanager
-def as_reference(model: torch.nn.Module, beneath: Sequence[str]) -> Iterator[None]:
-    """Within, the model is what it was before the adapter that is trained: without dropout, without gradients.
+def as_reference(model: torch.nn.Module, frozen: Sequence[str]) -> Iterator[None]:
+    """Make the model its own reference inside the block: in evaluation mode, without gradients.
 
     Args:
         model: with the adapter that is trained active.
-        beneath: the adapters that stay; none is the base.
+        frozen: the frozen adapters that stay active; none makes it the base.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), models.active(model, beneath):
-            yield
-    finally:
-        model.train(was_training)
+    with models.evaluating(model), torch.no_grad(), models.active(model, frozen):
+        yield
 
 
-class States:
-    """The reference model's last hidden states of a set's sequences, each computed once and kept.
+class Reference:
+    """What the losses on one set take from the reference model.
 
-    A divergence to the reference asks for them in every step. They are kept in the host's memory up to `most` bytes;
-    a sequence beyond that is computed anew whenever it is asked for.
+    A divergence to the reference model needs its last hidden states in every step. They are computed once per sequence
+    and cached in host memory up to `limit` bytes; beyond that they are computed again whenever they are needed.
     """
 
-    def __init__(self, most: int = KEPT_BYTES) -> None:
-        self.room = most
-        self.kept: dict[int, torch.Tensor] = {}
-
-    def of(
-        self, model: torch.nn.Module, sequences: Dataset, rows: Sequence[int], beneath: Sequence[str]
-    ) -> torch.Tensor:
-        """What scoring.forward calls features, of some rows of the set.
+    def __init__(self, frozen: Sequence[str] = (), log_p: np.ndarray | None = None, limit: int = CACHE_BYTES) -> None:
+        """Start with an empty cache.
 
         Args:
-            model, beneath: as for as_reference; the same in every call, as the set is.
-            sequences: the set.
-            rows: which of it.
+            frozen: the frozen adapters of the reference model; none makes it the base.
+            log_p: the log-likelihood of each of the set's sequences under it, in nats; for losses over sequences.
+            limit: of the cache, in bytes.
+        """
+        self.frozen = frozen
+        self.log_p = log_p
+        self.free = limit
+        self.cache: dict[int, torch.Tensor] = {}
+
+    def hidden_states(self, model: torch.nn.Module, sequences: Dataset, rows: Sequence[int]) -> torch.Tensor:
+        """The features (see scoring.hidden_states) of some rows of the set.
+
+        Args:
+            model: with the adapter that is trained active.
+            sequences: the set, the same in every call.
+            rows: which of its sequences.
 
         Returns:
-            Shape (their tokens to predict, hidden), row after row, on the CPU.
+            Shape (their predicted tokens, hidden), row after row, on the CPU.
         """
-        found = {row: self.kept[row] for row in rows if row in self.kept}
-        if missing := [row for row in rows if row not in found]:
+        states = {row: self.cache[row] for row in rows if row in self.cache}
+        if missing := [row for row in rows if row not in states]:
             chosen = sequences.select(missing)
-            with as_reference(model, beneath):
+            with as_reference(model, self.frozen):
                 features, _, _ = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
-            found |= zip(missing, features.cpu().split(scoring.predicted_tokens(chosen)))
+            states |= zip(missing, features.cpu().split(scoring.predicted_tokens(chosen)))
         for row in missing:
-            if found[row].nbytes <= self.room:
-                self.kept[row] = found[row].clone()  # a view would keep the whole batch
-                self.room -= found[row].nbytes
-        return torch.cat([found[row] for row in rows])
+            if states[row].nbytes <= self.free:
+                self.cache[row] = states[row].clone()  # a view would keep the whole batch
+                self.free -= states[row].nbytes
+        return torch.cat([states[row] for row in rows])
+
+    def logits(self, model: torch.nn.Module, states: torch.Tensor, head: scoring.Head) -> torch.Tensor:
+        """The reference model's logits, shape (n, vocabulary), from its hidden states, shape (n, hidden).
+
+        Where the output layer `head` has an adapter, that is disabled.
+        """
+        adapted = isinstance(head, torch.nn.Module) and any(isinstance(m, BaseTunerLayer) for m in head.modules())
+        with as_reference(model, self.frozen) if adapted else torch.no_grad():
+            return head(states).float()

@@ -1,29 +1,26 @@
 """Synthetic retain texts: the base continues short pieces of the retain set.
 
 A hundred retain texts of a kind preserve the model on those texts only. Synthetic texts cover more of that kind. They
-are trained with a divergence to the base (retain_loss kl), so they need not be true or well written, only what the base
-would generate: pseudo-rehearsal (Robins, 1995).
+are trained with a divergence to the base (retain_loss kl), so they need not be true or well written: pseudo-rehearsal
+(Robins, 1995).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate import Accelerator
 from datasets import Dataset, concatenate_datasets
 from transformers import GenerationConfig
 
 from adapter_unlearn import models, scoring
 from adapter_unlearn.data import bos_tokens, overlaps
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 PIECE, SHARED = 12, 10
-"""Tokens of a retain text that the base continues; and the run of tokens that no synthetic text may share with the
-forget set, so that text recited by chance is not preserved."""
+"""Tokens of a retain text that the base continues; and the length of a run of tokens that no synthetic text may share
+with the forget set, so that recited text is not preserved."""
 
 
 def with_synthetic(
@@ -32,32 +29,30 @@ def with_synthetic(
     """The retain set with up to `number` synthetic texts added.
 
     Args:
-        model: as it stands; a fresh adapter does nothing yet.
-        retain: pieces are taken from its texts in turn, each at a random position; a text is as long as its source.
-        forget: a synthetic text that shares a run of SHARED tokens with it is left out.
+        model: the base, or the base with a fresh adapter, which changes nothing yet.
+        retain: pieces are taken from its texts in turn, each at a random position; a synthetic text is as long as its
+            source.
+        forget: synthetic texts that share a run of SHARED tokens with it are left out.
         number: texts to generate, sampled from the full distribution at temperature 1.
         batch_size: texts generated at once.
         seed: of the positions and of the sampling.
         accelerator: the first process generates, all processes get the same texts.
     """
-    rows: list[Any] = [None]
-    if accelerator.is_main_process:
-        rows = [_generate(model, retain, number, batch_size, seed)]
-    if accelerator.num_processes > 1:
-        rows = broadcast_object_list(rows)
-    names = [f"synthetic-{index}" for index in range(len(rows[0]))]
+    first = accelerator.is_main_process
+    rows = models.broadcast(_generate(model, retain, number, batch_size, seed) if first else None, accelerator)
+    names = [f"synthetic-{index}" for index in range(len(rows))]
     columns: dict[str, list[Any]] = {name: [None] * len(names) for name in retain.column_names}
-    columns |= {"id": names, "document": names, "input_ids": rows[0]}
-    columns |= {"prefix_tokens": [len(row) // 2 for row in rows[0]], "scored_from": [1] * len(names)}
-    made = Dataset.from_dict(columns, features=retain.features, info=retain.info.copy())
-    recited = {name for name, _ in overlaps(made, forget, SHARED)}
-    return concatenate_datasets([retain, made.select([i for i, name in enumerate(names) if name not in recited])])
+    columns |= {"id": names, "document": names, "input_ids": rows}
+    columns |= {"prefix_tokens": [len(row) // 2 for row in rows], "scored_from": [1] * len(names)}
+    added = Dataset.from_dict(columns, features=retain.features, info=retain.info.copy())
+    recited = {name for name, _ in overlaps(added, forget, SHARED)}
+    return concatenate_datasets([retain, added.select([i for i, name in enumerate(names) if name not in recited])])
 
 
 def _generate(model: Any, retain: Dataset, number: int, batch_size: int, seed: int) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     bos, sources = bos_tokens(retain), retain["input_ids"]
-    tasks = []  # (opening, tokens to write)
+    tasks = []  # (opening, tokens to generate)
     for index in range(number):
         ids = list(sources[index % len(sources)])
         lead, body = (ids[:1], ids[1:]) if ids[0] in bos else ([], ids)
@@ -68,21 +63,15 @@ def _generate(model: Any, retain: Dataset, number: int, batch_size: int, seed: i
     tasks.sort(key=lambda task: (len(task[0]), task[1]))  # openings of one length need no padding
     rows: list[list[int]] = []
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng(devices), torch.no_grad(), models.generator(model) as generate:
+    with torch.random.fork_rng(devices), torch.no_grad(), models.evaluating(model), models.generator(model) as generate:
         torch.manual_seed(seed)
         while tasks:
             batch = [task for task in tasks[:batch_size] if len(task[0]) == len(tasks[0][0])]
             tasks = tasks[len(batch) :]
             openings = torch.tensor([opening for opening, _ in batch], device=scoring.device_of(model))
             longest = max(more for _, more in batch)
-            settings = GenerationConfig(
-                do_sample=True, temperature=1.0, top_k=0, top_p=1.0, use_cache=True, max_new_tokens=longest,
-            )  # fmt: skip
-            made = generate(
-                input_ids=openings, attention_mask=torch.ones_like(openings), generation_config=settings
-            ).tolist()
-            rows += [row[: len(opening) + more] for row, (opening, more) in zip(made, batch)]
-    model.train(was_training)
+            settings = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=longest)
+            mask = torch.ones_like(openings)
+            generated = generate(input_ids=openings, attention_mask=mask, generation_config=settings, use_cache=True)
+            rows += [row[: len(opening) + more] for row, (opening, more) in zip(generated.tolist(), batch)]
     return rows

@@ -1,89 +1,153 @@
-"""What each forget sequence shall look like: a never-seen one, its twin, token by token.
+"""The state of a loss: what it keeps from step to step and adapts from epoch to epoch. That of `match` is in here.
 
-A twin lends its levels: how probable the model finds its tokens, and by how much each beats its best rival, in order of
-size. Which token of the forget sequence takes which level is left to training (see losses.match): the order that the
-tokens have, so that the least is changed.
+Every forget sequence has a matched holdout sequence, whose log-probabilities and margins, sorted, are its targets.
+Within a sequence they are assigned by order, so that the sequence changes as little as possible. Dual weights and
+offsets, one pair per sequence, are adapted after every epoch.
+
+The training loop only knows the interface, `LossState`: `prepare` makes the state before a stage, `for_rows` gives
+what the loss takes in a step, and `after_epoch` adapts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
 
+from adapter_unlearn import scoring
 from adapter_unlearn.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
+from adapter_unlearn.unlearning.loss_table import LOSSES
+from adapter_unlearn.unlearning.losses import per_token, values_of
+from adapter_unlearn.unlearning.plan import Term
+from adapter_unlearn.unlearning.records import Task
+from adapter_unlearn.unlearning.reference import as_reference
 
 CENTRAL = (0.20, 0.80)
-"""Quantiles of the holdout set's memorization accuracy between which a row may be a twin: nobody shall end as an
-outlier because its twin was one."""
+"""Quantiles of the holdout set's memorization accuracy between which a sequence may be a match: no forget sequence is
+to become an outlier because its match is one."""
 
 NEAR = np.array([1.0, 0.2])
-"""How far a row's loss (nats) and accuracy may miss its twin's to be near it. A distance that is linear beyond a nat
-pulls no harder for being longer, so what is farther off is made to count more, and only what is near is aimed beyond:
-anything else would pile up in vain, to be undone afterwards."""
+"""The largest miss, of loss (nats) and of accuracy, at which the offsets are adapted. Beyond it only the weights are: a
+Huber distance pulls no harder for being longer, and offsets would accumulate in vain."""
 
-GAIN, STEP, MOST = np.array([0.4, 2.0]), 0.05, 1.0
-"""How much of a near miss is added to what is asked for, each epoch, in nats: of one nat of loss, and of an accuracy of
-one; the most that is added in an epoch, and ever."""
+GAIN, MAX_STEP, MAX_OFFSET = np.array([0.4, 2.0]), 0.05, 1.0
+"""The share of a miss that is added to the offset in an epoch, in nats per nat of loss and per unit of accuracy; the
+most that is added in an epoch, and the largest offset."""
 
-MET, RATE, HEAVIEST = NEAR / 4, np.array([0.1, 0.5]), 20.0
-"""The miss that is let pass; how much of what is missed beyond it is added to what the distances count, each epoch; the
-most they count."""
+TOLERATED, RATE, MAX_WEIGHT = NEAR / 4, np.array([0.1, 0.5]), 20.0
+"""The miss that is tolerated; the share of what is missed beyond it that is added to the dual weight in an epoch; the
+largest weight."""
 
-TYPICAL = 3.0
-"""What the distances come to count in a run, over all rows: 2.1 to 3.9 on average from epoch 10 on, on two models."""
+TYPICAL_WEIGHT = 3.0
+"""The mean dual weight in a run: 2.1 to 3.9 from epoch 10 on, on two models."""
 
-
-class Twin(NamedTuple):
-    """What a sequence shall come to: levels, shape (its tokens, 2), columns ascending; what each distance counts."""
-
-    levels: np.ndarray
-    weights: np.ndarray
+Measure = Callable[[Callable[..., torch.Tensor]], torch.Tensor]
+"""Applies a function of (logits, labels) to all tokens of a batch, without gradient; see losses.per_token."""
 
 
-@dataclass(frozen=True)
-class Pressure:
-    """How hard each forget row is drawn to its twin; columns are for log-probabilities and for margins.
+class LossState:
+    """What a loss keeps from step to step. This one is the state of a loss that keeps nothing."""
+
+    def for_rows(self, rows: Sequence[int], measure: Measure) -> tuple[torch.Tensor, ...]:
+        """What the loss's function takes besides logits and labels, each of shape (tokens of these rows, ...).
+
+        Args:
+            rows: the sequences of a batch.
+            measure: gives the model's present values for the batch's tokens.
+        """
+        return ()
+
+    def after_epoch(self, scores: pd.DataFrame) -> None:
+        """Adapt the state to the forget set's scores after an epoch."""
+
+
+class Duals(NamedTuple):
+    """Per forget sequence, for its log-probabilities and for its margins; both arrays have shape (rows, 2).
 
     Attributes:
-        more: what is asked for beyond the twin's levels, shape (rows, 2), in nats.
-        weights: what the distances count, shape (rows, 2).
+        offsets: subtracted from the targets, in nats.
+        weights: of the distances to the targets.
     """
 
-    more: np.ndarray
+    offsets: np.ndarray
     weights: np.ndarray
 
 
-def no_pressure(rows: int, weight: float = 1.0) -> Pressure:
-    """Where every run starts: the twins' levels, each counting once, or `weight` times."""
-    return Pressure(np.zeros((rows, 2)), np.full((rows, 2), weight))
+class MatchedTargets(LossState):
+    """Target log-probabilities and margins of every forget sequence, with dual weights and offsets."""
+
+    def __init__(self, values: Sequence[np.ndarray], weight: float = 1.0) -> None:
+        """Start without offsets and with equal weights.
+
+        Args:
+            values: of each forget sequence, from `target_values`.
+            weight: the first dual weight of every sequence.
+        """
+        self.values = values
+        self.duals = Duals(np.zeros((len(values), 2)), np.full((len(values), 2), weight))
+
+    def for_rows(self, rows: Sequence[int], measure: Measure) -> tuple[torch.Tensor, torch.Tensor]:
+        """Targets and weights of each token of these rows, both of shape (tokens, 2)."""
+        now = measure(values_of).cpu().numpy()
+        lengths = [len(self.values[row]) for row in rows]
+        targets = [
+            assign(part, self.values[row] - self.duals.offsets[row])
+            for part, row in zip(np.split(now, np.cumsum(lengths)[:-1]), rows)
+        ]
+        weights = np.repeat(self.duals.weights[list(rows)], lengths, axis=0)
+        return torch.tensor(np.concatenate(targets), dtype=torch.float32), torch.tensor(weights, dtype=torch.float32)
+
+    def after_epoch(self, scores: pd.DataFrame) -> None:
+        """One step of dual ascent; see `dual_ascent`."""
+        self.duals = dual_ascent(self.duals, scores, self.values)
 
 
-def pair(forget: pd.DataFrame, holdout: pd.DataFrame) -> dict[int, int]:
-    """Give every forget row a twin among the ordinary holdout rows: the easier to predict, the easier its twin.
+def prepare(
+    model: torch.nn.Module, term: Term, task: Task, batch_size: int, frozen: Sequence[str], typical: bool = False
+) -> LossState:
+    """The state of a term's loss as a stage begins.
 
     Args:
-        forget, holdout: scores under the base, with memorization_accuracy and loss; rows that could not be scored
-            are NaN, and have or are no twins.
+        model: with the stage's adapter active.
+        term: names the loss.
+        task: the sets and their scores under the base.
+        batch_size: sequences in one forward.
+        frozen: the adapters of the reference model.
+        typical: start as the state is on average in the course of a run, not as it is at first.
+    """
+    if not LOSSES[term.loss].matched:
+        return LossState()
+    assert task.holdout is not None and task.holdout_scores is not None, "checked by methods.check_sets"
+    matches = match_sequences(task.before, task.holdout_scores)
+    values = holdout_values(model, task.holdout, batch_size, frozen)
+    targets = target_values(matches, scoring.predicted_tokens(task.forget), values)
+    return MatchedTargets(targets, TYPICAL_WEIGHT if typical else 1.0)
+
+
+def match_sequences(forget: pd.DataFrame, holdout: pd.DataFrame) -> dict[int, int]:
+    """Give every forget sequence a matched holdout sequence by rank of loss, among those of ordinary accuracy.
+
+    Args:
+        forget, holdout: scores under the base, with memorization_accuracy and loss; NaN where there is no score. A
+            sequence without scores has no match, and is none.
 
     Returns:
-        Forget row -> holdout row. Ranks of loss are kept, so that the forget set takes on the holdout set's
-        spread, not only its mean.
+        Forget row -> holdout row. Ranks are kept, so that the forget set takes on the holdout set's spread and not only
+        its mean.
 
     Raises:
-        InputError: no holdout row could be scored.
+        InputError: no holdout sequence has scores.
     """
     scores = holdout[["memorization_accuracy", "loss"]].to_numpy(dtype=float)
     known = np.flatnonzero(~np.isnan(scores).any(axis=1))
     if not len(known):
-        raise InputError("data.holdout: no row could be scored, so none can be a twin; give longer texts")
+        raise InputError("data.holdout: no row could be scored, so that none can be matched; give longer texts")
     accuracy = scores[known, 0]
-    low, high = np.quantile(accuracy, CENTRAL, method="lower")  # values of the set: some row is always within
+    low, high = np.quantile(accuracy, CENTRAL, method="lower")  # values of the set, so that some row is within
     ordinary = known[(accuracy >= low) & (accuracy <= high)]
     ordinary = ordinary[scores[ordinary, 1].argsort(kind="stable")]
     losses = forget["loss"].to_numpy(dtype=float)
@@ -91,69 +155,80 @@ def pair(forget: pd.DataFrame, holdout: pd.DataFrame) -> dict[int, int]:
     return {int(row): int(ordinary[int((rank + 0.5) / len(order) * len(ordinary))]) for rank, row in enumerate(order)}
 
 
-def levels(
-    pairs: dict[int, int], forget_lengths: Sequence[int], holdout_levels: Sequence[np.ndarray]
+def holdout_values(
+    model: torch.nn.Module, sequences: Dataset, batch_size: int, frozen: Sequence[str] = ()
 ) -> list[np.ndarray]:
-    """Each forget row's levels: its twin's, sorted, as many as it has tokens to predict.
+    """Log-probability and margin of each sequence's tokens under the reference model, shape (predicted tokens, 2)."""
+    values: dict[int, np.ndarray] = {}
+    with as_reference(model, frozen):
+        indices = list(range(len(sequences)))
+        for batch in scoring.batches(sequences, indices, scoring.rows_per_forward(model, batch_size)):
+            chosen = sequences.select(batch)
+            predicted = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
+            chunks = scoring.chunks(predicted[0], scoring.vocabulary_of(model))
+            tokens = per_token(values_of, predicted, chunks).cpu().numpy()
+            values |= zip(batch, np.split(tokens, np.cumsum(scoring.predicted_tokens(chosen))[:-1]))
+    return [values[index] for index in indices]
+
+
+def target_values(
+    matches: dict[int, int], forget_lengths: Sequence[int], holdout: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Each forget sequence's target log-probabilities and margins: its match's, sorted, one pair per predicted token.
 
     Args:
-        pairs: from `pair`.
-        forget_lengths: tokens to predict of each forget row.
-        holdout_levels: of each holdout row, any number of levels a token, shape (its tokens, levels).
+        matches: from `match_sequences`.
+        forget_lengths: predicted tokens of each forget sequence.
+        holdout: the values of each holdout sequence, shape (its predicted tokens, 2).
 
     Returns:
-        For each forget row, shape (its tokens, levels), every column ascending: quantiles of the twin's, in the middle
-        of each token's share, so that a short row does not consist of a long twin's extremes. Without a twin the shape
-        is (0, levels).
+        For each forget sequence, shape (its predicted tokens, 2), every column ascending: quantiles of the match's
+        values, in the middle of each token's share, so that a short sequence does not get the extremes of a long match.
+        Without a match the shape is (0, 2).
     """
     return [
-        np.quantile(holdout_levels[pairs[row]], (np.arange(length) + 0.5) / length, axis=0, method="hazen")
-        if row in pairs and length
-        else np.zeros((0, holdout_levels[0].shape[1]))
+        np.quantile(holdout[matches[row]], (np.arange(length) + 0.5) / length, axis=0, method="hazen")
+        if row in matches and length
+        else np.zeros((0, holdout[0].shape[1]))
         for row, length in enumerate(forget_lengths)
     ]
 
 
-def assigned(now: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Give the k-th smallest of what a sequence has now the k-th of what is wanted, column by column.
+def assign(now: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Assign the k-th smallest target to the token with the k-th smallest value, column by column.
 
     Args:
-        now: shape (tokens, levels).
-        wanted: the same shape, every column ascending.
+        now: the sequence's values, shape (tokens, 2).
+        targets: the same shape, every column ascending.
 
     Returns:
-        The same shape, in the tokens' order. The mean distance to `now` is the Wasserstein distance of the two.
+        The targets in the tokens' order. Their mean distance to `now` is the Wasserstein distance of the two.
     """
-    found = np.empty_like(wanted)
-    np.put_along_axis(found, now.argsort(axis=0, kind="stable"), wanted, axis=0)
-    return found
+    assigned = np.empty_like(targets)
+    np.put_along_axis(assigned, now.argsort(axis=0, kind="stable"), targets, axis=0)
+    return assigned
 
 
-def asked(lent: Sequence[np.ndarray], pressure: Pressure) -> list[Twin]:
-    """Each forget row's twin, from the levels that `levels` found."""
-    return [Twin(rows - more, weights) for rows, more, weights in zip(lent, pressure.more, pressure.weights)]
+def dual_ascent(duals: Duals, scores: pd.DataFrame, values: Sequence[np.ndarray]) -> Duals:
+    """Adapt weights and offsets to how far each sequence's loss and accuracy are from those of its match.
 
-
-def pressed(pressure: Pressure, now: pd.DataFrame, lent: Sequence[np.ndarray]) -> Pressure:
-    """Draw harder where a row still misses its twin, so that it gets there although the retain set holds against it.
-
-    A weighted sum of two losses comes to rest where neither is content. So this is dual ascent on the constraint that
-    a row's loss and accuracy are its twin's: while a row misses it its distances count more from epoch to epoch, and
-    less again once it is met; and what is nearly reached is aimed beyond.
+    A weighted sum of forget and retain loss has its minimum where neither is 0. This is dual ascent on the constraint
+    that a sequence's loss and accuracy equal its match's: the weights of a sequence grow while it misses them and
+    shrink once it meets them. The offsets move its targets beyond the match by what is still missed once that is small.
 
     Args:
-        pressure: the last epoch's.
-        now: the forget set's scores, with loss and memorization_accuracy.
-        lent: the twins' levels, from `levels`: log-probabilities and margins.
+        duals: of the epoch before.
+        scores: the forget set's, with loss and memorization_accuracy.
+        values: from `target_values`.
 
     Returns:
-        `more` within STEP of what it was and MOST of 0, `weights` from 1 to HEAVIEST. Rows without a twin stay as in
-        `no_pressure`.
+        Offsets within MAX_STEP of the old ones and MAX_OFFSET of 0, weights from 1 to MAX_WEIGHT. Sequences without a
+        match have offset 0 and weight 1.
     """
-    known = np.array([len(rows) > 0 for rows in lent])[:, None]
-    twin = np.array([[-rows[:, 0].mean(), (rows[:, 1] > 0).mean()] if len(rows) else [0.0, 0.0] for rows in lent])
-    miss = np.stack([twin[:, 0] - now["loss"], now["memorization_accuracy"] - twin[:, 1]], axis=1)
-    step = np.where(np.abs(miss) < NEAR, np.clip(GAIN * miss, -STEP, STEP), 0.0)
-    more = np.clip(pressure.more + step, -MOST, MOST)
-    weights = np.clip(pressure.weights + RATE * (np.abs(miss) - MET), 1.0, HEAVIEST)
-    return Pressure(np.where(known, more, 0.0), np.where(known, weights, 1.0))
+    matched = np.array([len(rows) > 0 for rows in values])[:, None]
+    goal = np.array([[-rows[:, 0].mean(), (rows[:, 1] > 0).mean()] if len(rows) else [0.0, 0.0] for rows in values])
+    miss = np.stack([goal[:, 0] - scores["loss"], scores["memorization_accuracy"] - goal[:, 1]], axis=1)
+    step = np.where(np.abs(miss) < NEAR, np.clip(GAIN * miss, -MAX_STEP, MAX_STEP), 0.0)
+    offsets = np.clip(duals.offsets + step, -MAX_OFFSET, MAX_OFFSET)
+    weights = np.clip(duals.weights + RATE * (np.abs(miss) - TOLERATED), 1.0, MAX_WEIGHT)
+    return Duals(np.where(matched, offsets, 0.0), np.where(matched, weights, 1.0))

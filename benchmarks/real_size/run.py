@@ -203,7 +203,7 @@ def measure_step(model: Any, sequences: Dataset, meter: Meter, batch_size: int, 
     model.train()
     optimizer = torch.optim.AdamW(step.trainable(model), 1e-4)
     (stage,) = methods.stages(methods.resolve({"name": "ga"}))
-    parts = [step.Part(stage.terms[0], sequences, range(len(sequences)))]
+    parts = [(step.Part(stage.terms[0], sequences), range(len(sequences)))]
     accelerator = Accelerator()
     return meter.pair(
         lambda: step.take_step(model, optimizer, parts, batch_size, accelerator),

@@ -1,4 +1,4 @@
-"""The probe of learning rates: the rule of the ladder, that nothing of it stays, and what a run makes of it."""
+"""The learning-rate search: its rule, its trials and how they are undone, and the run that follows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import random
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from helpers import as_sequences, launch, random_rows
+from helpers import launch, random_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from adapter_unlearn import RecipeError, load_base, load_recipe, models, score, scoring, unlearn
-from adapter_unlearn.evaluation.criteria import PAPER
-from adapter_unlearn.pipeline import unlearning_run
+from adapter_unlearn import RecipeError, load_recipe, models, recipe, unlearn
 from adapter_unlearn.recipe import Training
 from adapter_unlearn.reporting import facts
-from adapter_unlearn.unlearning import loop, methods, passes, rate_search, records, stages, stopping, targets, trial
-from adapter_unlearn.unlearning.losses import LOSSES
+from adapter_unlearn.unlearning import learning_rate_search, loop, methods, records, stages, stopping, targets
+from adapter_unlearn.unlearning.loss_table import LOSSES
+from adapter_unlearn.unlearning.losses import function_of
 
 BASE = {"validation_perplexity": 10.0}
 AUTO = Training(learning_rate="auto", max_epochs=3, batch_size=5)
@@ -31,99 +29,99 @@ AUTO = Training(learning_rate="auto", max_epochs=3, batch_size=5)
 # --- the rule ---
 
 
-def ladder(values: dict[float, tuple[float, float | None]]):
-    """A measure that looks up (objective, perplexity), and the rates it was asked for."""
-    asked = []
+def lookup(values: dict[float, tuple[float, float | None]]):
+    """A measure that looks up (objective, perplexity), and the rates that it measured."""
+    tried = []
 
     def measure(rate):
-        asked.append(rate)
+        tried.append(rate)
         objective, perplexity = values[rate]
         return {"objective": objective, "validation_perplexity": perplexity, "seconds": 0.0}
 
-    return measure, asked
+    return measure, tried
 
 
 def test_the_lowest_objective_wins_whatever_the_perplexity():
-    measure, asked = ladder({0: (5, 10), 1e-3: (4, 10), 3e-3: (2, 20), 1e-2: (3, 90)})
-    rate, rows = rate_search.search(measure, BASE, 0.05, True, [1e-2, 1e-3, 3e-3])
-    assert rate == 3e-3 and asked == [0.0, 1e-3, 3e-3, 1e-2] == [row["learning_rate"] for row in rows]
+    measure, tried = lookup({0: (5, 10), 1e-3: (4, 10), 3e-3: (2, 20), 1e-2: (3, 90)})
+    rate, rows = learning_rate_search.search(measure, BASE, 0.05, True, [1e-2, 1e-3, 3e-3])
+    assert rate == 3e-3 and tried == [0.0, 1e-3, 3e-3, 1e-2] == [row["learning_rate"] for row in rows]
     assert [row["usable"] for row in rows] == [False, True, True, True]
 
 
 def test_an_ascent_that_keeps_its_budget_at_every_rate_or_at_the_smallest_only():
     rates = [1e-4, 1e-3, 1e-2]
-    measure, _ = ladder({0: (-1, 10)} | dict.fromkeys(rates, (-2, 10)))
-    assert rate_search.search(measure, BASE, 0.05, False, rates)[0] == 1e-3
-    measure, _ = ladder({0: (-1, 10), 1e-4: (-2, 10), 1e-3: (-2, 11)})
-    assert rate_search.search(measure, BASE, 0.05, False, rates)[0] == 1e-4
+    measure, _ = lookup({0: (-1, 10)} | dict.fromkeys(rates, (-2, 10)))
+    assert learning_rate_search.search(measure, BASE, 0.05, False, rates)[0] == 1e-3
+    measure, _ = lookup({0: (-1, 10), 1e-4: (-2, 10), 1e-3: (-2, 11)})
+    assert learning_rate_search.search(measure, BASE, 0.05, False, rates)[0] == 1e-4
 
 
 def test_of_equal_objectives_the_smallest_rate_wins():
-    measure, _ = ladder({0: (5, None), 1e-3: (4, None), 3e-3: (2, None), 1e-2: (2, None)})
-    assert rate_search.search(measure, BASE, None, True, [1e-3, 3e-3, 1e-2])[0] == 3e-3
+    measure, _ = lookup({0: (5, None), 1e-3: (4, None), 3e-3: (2, None), 1e-2: (2, None)})
+    assert learning_rate_search.search(measure, BASE, None, True, [1e-3, 3e-3, 1e-2])[0] == 3e-3
 
 
-def test_an_ascent_takes_the_rung_below_the_largest_rate_within_the_budget():
-    measure, asked = ladder({0: (-1, 10), 1e-4: (-2, 10.4), 1e-3: (-9, 10.5), 1e-2: (-90, 10.6), 1e-1: (-1, 10)})
-    rate, rows = rate_search.search(measure, BASE, 0.05, False, [1e-4, 1e-3, 1e-2, 1e-1])
-    assert rate == 1e-4 and asked[-1] == 1e-2, "what is past the budget ends the climb"
+def test_an_ascent_takes_the_second_largest_rate_within_the_budget():
+    measure, tried = lookup({0: (-1, 10), 1e-4: (-2, 10.4), 1e-3: (-9, 10.5), 1e-2: (-90, 10.6), 1e-1: (-1, 10)})
+    rate, rows = learning_rate_search.search(measure, BASE, 0.05, False, [1e-4, 1e-3, 1e-2, 1e-1])
+    assert rate == 1e-4 and tried[-1] == 1e-2, "a rate past the budget is the last"
     assert [(row["usable"], row["taken"]) for row in rows] == [
         (False, False),
         (True, True),
         (True, False),
         (False, False),
     ]
-    assert rows[-1]["because"] == "validation perplexity was +6.0%, past its budget of +5.0%"
+    assert "+6.0%" in rows[-1]["because"] and "+5.0%" in rows[-1]["because"]
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("by_objective", [True, False])
-def test_a_rate_that_is_not_finite_ends_the_climb(broken, by_objective):
-    measure, asked = ladder({0: (5, 10), 1e-4: (4, 10), 1e-3: (broken, 10), 1e-2: (1, 10)})
-    rate, rows = rate_search.search(measure, BASE, 0.05, by_objective, [1e-4, 1e-3, 1e-2])
-    assert rate == 1e-4 and asked[-1] == 1e-3 and "not finite" in rows[-1]["because"]
+def test_a_rate_that_is_not_finite_is_the_last(broken, by_objective):
+    measure, tried = lookup({0: (5, 10), 1e-4: (4, 10), 1e-3: (broken, 10), 1e-2: (1, 10)})
+    rate, rows = learning_rate_search.search(measure, BASE, 0.05, by_objective, [1e-4, 1e-3, 1e-2])
+    assert rate == 1e-4 and tried[-1] == 1e-3 and "not finite" in rows[-1]["because"]
 
 
-def test_an_objective_that_rose_is_not_usable_and_one_far_above_its_start_ends_the_climb():
+def test_an_objective_that_rose_is_not_usable_and_one_that_diverged_is_the_last():
     values = {0: (1.0, 10), 1e-4: (1.1, 10), 1e-3: (0.9, 10), 3e-3: (2.1, 10), 1e-2: (0.1, 10)}
-    measure, asked = ladder(values)
-    rate, rows = rate_search.search(measure, BASE, None, True, [1e-4, 1e-3, 3e-3, 1e-2])
-    assert rate == 1e-3 and asked[-1] == 3e-3
+    measure, tried = lookup(values)
+    rate, rows = learning_rate_search.search(measure, BASE, None, True, [1e-4, 1e-3, 3e-3, 1e-2])
+    assert rate == 1e-3 and tried[-1] == 3e-3
     assert [row["usable"] for row in rows] == [False, False, True, False]
 
 
 @pytest.mark.parametrize(("by_objective", "perplexity"), [(True, 10), (False, 11)])
-def test_where_none_is_usable_the_smallest_is_taken_and_told(by_objective, perplexity):
-    measure, _ = ladder({0: (1, 10), 1e-4: (3, perplexity), 1e-3: (3, perplexity)})
-    rate, rows = rate_search.search(measure, BASE, 0.05, by_objective, [1e-4, 1e-3])
+def test_where_none_is_usable_the_smallest_is_taken(by_objective, perplexity):
+    measure, _ = lookup({0: (1, 10), 1e-4: (3, perplexity), 1e-3: (3, perplexity)})
+    rate, rows = learning_rate_search.search(measure, BASE, 0.05, by_objective, [1e-4, 1e-3])
     assert rate == 1e-4 and len(rows) == 2 and not rows[1]["usable"]
-    assert "the smallest, was taken though none was found usable" in rate_search.told(rate, rows)
+    assert "0.0001, the smallest," in learning_rate_search.describe(rate, rows)
 
 
 @pytest.mark.parametrize("rates", [[], [0.0], [1e-3, -1e-3], [math.nan], [math.inf]])
 def test_rates_that_are_none(rates):
     with pytest.raises(RecipeError, match="above 0"):
-        rate_search.search(lambda rate: pytest.fail("nothing may be measured"), BASE, None, True, rates)
+        learning_rate_search.search(lambda rate: pytest.fail("nothing may be measured"), BASE, None, True, rates)
 
 
 NUMBERS = st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0, math.nan])
 
 
 @given(st.lists(st.tuples(NUMBERS, st.sampled_from([9.0, 10.5, 10.6])), min_size=1, max_size=6), st.booleans())
-def test_the_rule_is_what_it_says(found, by_objective):
-    """Against the definition, on every row at once instead of rung by rung."""
-    rates = [10.0**i for i in range(len(found))]
-    measure, asked = ladder({0: (1.0, 10.0)} | dict(zip(rates, found)))
-    rate, _ = rate_search.search(measure, BASE, 0.05, by_objective, rates)
-    broken = [not o <= 2.0 if by_objective else math.isnan(o) or p > 10.5 for o, p in found]
-    reached = broken.index(True) if any(broken) else len(found)
-    good = [(o, r) for r, (o, _) in zip(rates[:reached], found) if not by_objective or o < 1.0]
+def test_the_rule_is_its_definition(figures, by_objective):
+    """On all rows at once instead of one rate after the other."""
+    rates = [10.0**i for i in range(len(figures))]
+    measure, tried = lookup({0: (1.0, 10.0)} | dict(zip(rates, figures)))
+    rate, _ = learning_rate_search.search(measure, BASE, 0.05, by_objective, rates)
+    broken = [not o <= 2.0 if by_objective else math.isnan(o) or p > 10.5 for o, p in figures]
+    reached = broken.index(True) if any(broken) else len(figures)
+    good = [(o, r) for r, (o, _) in zip(rates[:reached], figures) if not by_objective or o < 1.0]
     expected = rates[0] if not good else min(good)[1] if by_objective else good[-2:][0][1]
-    assert rate == expected and asked == [0.0, *rates[: reached + 1]]
+    assert rate == expected and tried == [0.0, *rates[: reached + 1]]
 
 
 def one_stage(name, **options):
-    return methods.stages(methods.resolve({"name": name} | options))[0]
+    return methods.stages({"name": name} | options)[0]
 
 
 @pytest.mark.parametrize(
@@ -145,37 +143,26 @@ def one_stage(name, **options):
         (one_stage("tau"), False),
     ],
 )
-def test_what_decides(stage, expected):
-    assert rate_search.by_objective(stage) is expected
+def test_the_objective_ranks_rates_where_a_usable_model_minimizes_it(stage, expected):
+    assert stage.ranks_rates is expected
 
 
 # --- measuring ---
 
 
 @pytest.fixture
-def problem(memorizers):
-    def build(validation=True, quantization="none", **options):
-        torch.manual_seed(0)
-        base = load_base(str(memorizers("llama")), quantization, "float32")
-        model = models.attach(base, r=4, alpha=8, **options)
-        forget, unseen = as_sequences(random_rows(0)), as_sequences(random_rows(7))
-        perplexity = scoring.perplexity(score(model, unseen), unseen) if validation else None
-        before, holdout = score(model, forget), score(model, unseen)
-        task = records.Task(forget, before, PAPER, unseen, unseen if validation else None, perplexity, holdout, unseen)
-        return model, task
+def trials(context):
+    def build(model, task, stage, training=AUTO, **rest):
+        return learning_rate_search.trials(model, stage, context(task, training), **rest)
 
     return build
 
 
-def probing(model, task, stage, training=AUTO, **rest):
-    return trial.probing(model, stage, task, training, Accelerator(), **rest)
-
-
 def state(model):
-    """Everything that a probe could leave behind."""
+    """Everything that a trial could change."""
     return {
         "tensors": {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]},
-        "asks": {name: p.requires_grad for name, p in model.named_parameters()},
+        "trained": {name: p.requires_grad for name, p in model.named_parameters()},
         "gradients": {name: p.grad is None for name, p in model.named_parameters()},
         "modes": [module.training for module in model.modules()],
         "active": list(model.active_adapters),
@@ -185,7 +172,7 @@ def state(model):
     }
 
 
-def same(one, other):
+def assert_same(one, other):
     assert one.keys() == other.keys()
     for key in one:
         if key == "tensors":
@@ -195,43 +182,43 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("stage", [one_stage("match"), one_stage("sga", threshold=0.5), one_stage("ta")])
-def test_nothing_of_a_probe_stays(problem, stage):
+def test_a_trial_is_undone(problem, trials, stage):
     model, task = problem(dropout=0.1)
     model.train()
     next(model.modules()).training = False  # a mix of modes, as a model may have
     before = state(model)
-    measure = probing(model, task, stage)
+    measure = trials(model, task, stage)
     first = measure(1e-2)
-    same(before, state(model))
+    assert_same(before, state(model))
     measure(1e30)
-    same(before, state(model))
+    assert_same(before, state(model))
     assert {**measure(1e-2), "seconds": 0} == {**first, "seconds": 0}, "every rate starts from the same state"
-    assert first["objective"] != measure(0.0)["objective"] and first["steps"] == rate_search.STEPS
+    assert first["objective"] != measure(0.0)["objective"] and first["steps"] == learning_rate_search.STEPS
 
 
-def test_a_probe_steps_as_training_does(problem):
-    """What the rate is judged by is the state in which training itself would be after so many steps."""
+def test_a_trial_steps_as_training_does(problem, trials, context):
+    """A trial measures the state in which training itself would be after as many steps."""
     model, task = problem()
     stage = one_stage("sga", threshold=0.5, retain_weight=1.0, retain_sequences=3)
-    record = probing(model, task, stage, dataclasses.replace(AUTO, sequences_per_step=3))(1e-2)
-    whole = probing(model, task, stage)(1e-2)
-    epochs = rate_search.STEPS  # one step an epoch
+    record = trials(model, task, stage, dataclasses.replace(AUTO, sequences_per_step=3))(1e-2)
+    whole = trials(model, task, stage)(1e-2)
+    epochs = learning_rate_search.STEPS  # one step an epoch
     training = Training(learning_rate=1e-2, max_epochs=epochs, batch_size=5)
-    outcome = loop.train(model, stage, task, training, stopping.Goal(), None, Accelerator())
+    outcome = loop.train(model, stage, context(task, training))
     assert outcome.log[-1]["epoch"] == epochs
     assert outcome.log[-1]["n_selected"] < outcome.log[1]["n_selected"], "it is scored and selected anew"
     assert whole["validation_perplexity"] == pytest.approx(outcome.log[-1]["validation_perplexity"], rel=1e-6)
     assert record["steps"] == epochs and record["validation_perplexity"] != whole["validation_perplexity"]
 
 
-def test_the_objective_is_that_of_the_terms(problem):
-    """Against the losses' own definition, on all rows: there are fewer than a probe is judged by. Without dropout."""
+def test_the_objective_is_that_of_the_terms(problem, trials):
+    """Against the losses' own definition, on all rows: there are fewer than ROWS. Without dropout."""
     model, task = problem(dropout=0.5)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     stage = one_stage("undial", retain_weight=3.0)
-    record = probing(model, task, stage)(0.0)
+    record = trials(model, task, stage)(0.0)
     model.eval()
     total = {}
     for term, rows in zip(stage.terms, (task.forget, task.retain)):
@@ -244,48 +231,48 @@ def test_the_objective_is_that_of_the_terms(problem):
                     base = model(input_ids=ids).logits[0, start - 1 : -1]
             loss = LOSSES[term.loss]
             others = [base] if loss.reference else []
-            values += loss.function(logits, ids[0, start:], *others, **term.options).tolist()
+            values += function_of(term.loss, term.options)(logits, ids[0, start:], *others).tolist()
         total[term.name] = np.mean(values)
     assert record["loss"] == pytest.approx(total, rel=1e-5) and record["steps"] == 0
     assert record["objective"] == pytest.approx(total["forget"] + 3.0 * total["retain"], rel=1e-5)
 
 
-def test_twins_count_as_much_as_they_come_to_count_in_a_run(problem, monkeypatch):
-    """In the objective and in the steps; in a run itself they begin by counting once."""
+def test_dual_weights_are_typical_ones_in_a_trial(problem, trials, monkeypatch):
+    """In the objective and in the steps; in a run itself they start at 1."""
     model, task = problem()
-    training = dataclasses.replace(AUTO, optimizer="sgd")  # Adam's first steps do not feel how large a gradient is
+    training = dataclasses.replace(AUTO, optimizer="sgd")  # Adam's first steps do not depend on a gradient's size
 
-    def found(weight):
-        monkeypatch.setattr(targets, "TYPICAL", weight)
-        measure = probing(model, task, one_stage("match", retain_weight=1e-9), training)
+    def losses(weight):
+        monkeypatch.setattr(targets, "TYPICAL_WEIGHT", weight)
+        measure = trials(model, task, one_stage("match", retain_weight=1e-9), training)
         return measure(0.0)["loss"]["forget"], measure(1e-3)["loss"]["forget"] / weight
 
-    typical, (once, gently), (thrice, harder) = targets.TYPICAL, found(1.0), found(3.0)
+    typical, (once, gently), (thrice, harder) = targets.TYPICAL_WEIGHT, losses(1.0), losses(3.0)
     assert typical > 1 and thrice == pytest.approx(3 * once, rel=1e-6)
     assert harder < gently < once
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_rate_that_explodes_is_a_row(problem, optimizer):
+def test_a_rate_that_explodes_is_a_row(problem, trials, optimizer):
     model, task = problem()
-    measure = probing(model, task, one_stage("match"), dataclasses.replace(AUTO, optimizer=optimizer))
-    rate, rows = rate_search.search(measure, records.base_outcome(task).log[0], None, True, [1e-3, 1e30, 1e31])
+    measure = trials(model, task, one_stage("match"), dataclasses.replace(AUTO, optimizer=optimizer))
+    rate, rows = learning_rate_search.search(measure, records.base_outcome(task).log[0], None, True, [1e-3, 1e30, 1e31])
     assert rate == 1e-3 and [row["learning_rate"] for row in rows] == [0.0, 1e-3, 1e30]
     assert not rows[-1]["usable"] and "not finite" in rows[-1]["because"]
 
 
-def test_the_reference_s_states_are_the_probe_s_own(problem, monkeypatch):
-    """Training finds none: their last bits depend on the batch in which they were computed."""
+def test_a_trial_caches_the_reference_s_states_for_itself(problem, trials, context, monkeypatch):
+    """Training starts with an empty cache: a state's last bits depend on the batch in which it was computed."""
     model, task = problem()
-    made = []
-    kept = passes.States
-    monkeypatch.setattr(passes, "States", lambda: made.append(kept()) or made[-1])
-    probing(model, task, one_stage("match"))(1e-3)
-    probes = list(made)
-    assert any(states.kept for states in probes)
+    references = []
+    build = loop.Reference
+    monkeypatch.setattr(loop, "Reference", lambda *args: references.append(build(*args)) or references[-1])
+    trials(model, task, one_stage("match"))(1e-3)
+    of_trials = list(references)
+    assert any(reference.cache for reference in of_trials)
     training = dataclasses.replace(AUTO, learning_rate=1e-3)
-    loop.train(model, one_stage("match"), task, training, stopping.Goal(), None, Accelerator())
-    assert len(made) == 2 * len(probes)
+    loop.train(model, one_stage("match"), context(task, training))
+    assert len(references) == 2 * len(of_trials)
 
 
 # --- a run ---
@@ -302,50 +289,49 @@ def tensors(model):
         ({"name": "tau", "threshold": 0.5, "ascent_mean_below": 0.45, "retain_weight": 1.0, "retain_sequences": 3}, {}),
     ],
 )
-def test_a_run_that_chose_its_rates_is_the_run_that_was_given_them(problem, tmp_path, monkeypatch, method, training):
-    monkeypatch.setattr(rate_search, "STEPS", 3)
+def test_a_run_that_searched_its_rates_is_the_run_with_those_rates(
+    problem, context, tmp_path, monkeypatch, method, training
+):
+    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     auto = dataclasses.replace(AUTO, max_epochs=3, **training)
-    plan = methods.stages(methods.resolve(method))
+    plan = methods.stages(method)
 
-    def run(plan, training, place):
+    def run(plan, training, name):
         model, task = problem(dropout=0.1)
-        (tmp_path / place).mkdir()
-        goal, budget = stopping.Goal(mean_below=0.02), 0.3
-        trained = stages.run(model, plan, task, training, goal, budget, Accelerator(), tmp_path / place, 9, early=False)
-        return trained, tensors(model)
+        (tmp_path / name).mkdir()
+        settings = context(task, training, stopping.Goal(mean_below=0.02), 0.3, patience=9, early=False)
+        return stages.run(model, plan, settings, tmp_path / name), tensors(model)
 
     chosen, one = run(plan, auto, "auto")
-    found = [part["learning_rate"] for part in chosen.parts]
-    assert all(part["learning_rate_searched"] for part in chosen.parts) and set(found) <= set(rate_search.RATES)
+    rates = [part["learning_rate"] for part in chosen.parts]
+    assert all(part["learning_rate_searched"] for part in chosen.parts) and set(rates) <= set(learning_rate_search.GRID)
     assert [row["stage"] for row in chosen.rates if not row["learning_rate"]] == [stage.name for stage in plan]
-    fixed = [dataclasses.replace(stage, learning_rate=rate) for stage, rate in zip(plan, found)]
-    given_, other = run(fixed, dataclasses.replace(auto, learning_rate=7.0), "given")
+    fixed = [dataclasses.replace(stage, learning_rate=rate) for stage, rate in zip(plan, rates)]
+    repeated, other = run(fixed, dataclasses.replace(auto, learning_rate=7.0), "fixed")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert any(tensor.abs().max() > 0 for name, tensor in one.items() if "lora_B" in name)
-    assert not given_.rates and [part["learning_rate"] for part in given_.parts] == found
-    assert not any(part["learning_rate_searched"] for part in given_.parts)
-    for ours, theirs in zip(chosen.outcome.log, given_.outcome.log):
+    assert not repeated.rates and [part["learning_rate"] for part in repeated.parts] == rates
+    assert not any(part["learning_rate_searched"] for part in repeated.parts)
+    for ours, theirs in zip(chosen.outcome.log, repeated.outcome.log):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
-def test_a_stage_with_a_rate_of_its_own_is_not_probed(problem, tmp_path, monkeypatch):
-    monkeypatch.setattr(rate_search, "STEPS", 2)
+def test_a_stage_with_a_rate_of_its_own_is_not_searched(problem, context, tmp_path, monkeypatch):
+    monkeypatch.setattr(learning_rate_search, "STEPS", 2)
     method = {"name": "tau", "threshold": 0.5, "ascent_mean_below": 0.4, "fit_learning_rate": 2e-3}
     model, task = problem()
-    plan = methods.stages(methods.resolve(method))
-    trained = stages.run(model, plan, task, AUTO, stopping.Goal(mean_below=0.02), 0.3, Accelerator(), tmp_path)
+    settings = context(task, AUTO, stopping.Goal(mean_below=0.02), 0.3)
+    trained = stages.run(model, methods.stages(method), settings, tmp_path)
     assert {row["stage"] for row in trained.rates} == {"ascend"}
     assert trained.parts[1]["learning_rate"] == 2e-3 and not trained.parts[1]["learning_rate_searched"]
-    assert facts.learning_rates({"stages": trained.parts}) == (
-        f"{trained.parts[0]['learning_rate']:g}, found by a probe, then 0.002"
-    )
+    line = facts.learning_rates({"stages": trained.parts})
+    assert line.startswith(f"{trained.parts[0]['learning_rate']:g}") and line.endswith("0.002")
 
 
-def test_where_the_goal_holds_before_nothing_is_probed(problem, tmp_path):
+def test_where_the_goal_holds_before_training_nothing_is_searched(problem, context, tmp_path):
     model, task = problem()
-    trained = stages.run(
-        model, (one_stage("match"),), task, AUTO, stopping.Goal(mean_below=1.0), None, Accelerator(), tmp_path
-    )
+    settings = context(task, AUTO, stopping.Goal(mean_below=1.0))
+    trained = stages.run(model, (one_stage("match"),), settings, tmp_path)
     assert "before training" in trained.outcome.stopped_because and not trained.rates
     assert trained.parts[0]["learning_rate"] is None and not trained.parts[0]["learning_rate_searched"]
     assert facts.learning_rates({"stages": trained.parts}) == ""
@@ -388,16 +374,16 @@ def test_the_run_folder_says_which_rate_was_taken_and_how(settings, tmp_path, ca
     assert stage["learning_rate"] == best["learning_rate"] and stage["learning_rate_searched"] is True
     assert rows[0]["learning_rate"] == 0 and all(row["because"] for row in rows if not row["usable"])
     assert load_recipe(folder / "recipe.yaml").training.learning_rate == "auto"
-    told = [record.getMessage() for record in caplog.records if "Learning rate" in record.getMessage()]
-    assert len(told) == 1 and f"Learning rate {best['learning_rate']:g} was taken" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "Learning rate" in record.getMessage()]
+    assert len(messages) == 1 and f" {best['learning_rate']:g} " in messages[0]
     for page in ("report.html", "README.md"):
-        assert f"{best['learning_rate']:g}, found by a probe" in (folder / page).read_text(), page
+        assert facts.learning_rates({"stages": [stage]}) in (folder / page).read_text(), page
     other = unlearn(settings("given", UNDIAL, learning_rate=best["learning_rate"]))
     one, two = (load_file(place / "adapter_model.safetensors") for place in (folder, other))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not (other / "learning_rate_search.jsonl").exists()
     assert f"{best['learning_rate']:g}</" in (other / "report.html").read_text()
-    assert "found by a probe" not in (other / "report.html").read_text()
+    assert facts.learning_rates({"stages": [stage]}) not in (other / "report.html").read_text()
 
 
 def test_two_processes_take_the_same_rate(settings, tmp_path):
@@ -430,23 +416,23 @@ def test_two_processes_take_the_same_rate(settings, tmp_path):
         ({"name": "tau", "fit_learning_rate": 1e-3}, "validation", "data.validation"),
     ],
 )
-def test_an_ascent_without_what_judges_it_is_refused(settings, method, gone, named):
+def test_an_ascent_without_a_perplexity_budget_is_refused(settings, method, gone, named):
     run = settings("refused", method)
     if gone in ("validation", "both"):
         del run["data"]["validation"]
     if gone in ("budget", "both"):
         run["stop"]["max_perplexity_increase"] = None
     with pytest.raises(RecipeError, match=r"training\.learning_rate: auto") as caught:
-        unlearning_run.resolved(run)
+        methods.check_sets(recipe.from_mapping(run))
     assert named in str(caught.value) and "\n" not in str(caught.value)
     run["training"]["learning_rate"] = 1e-3
-    unlearning_run.resolved(run)
+    methods.check_sets(recipe.from_mapping(run))
 
 
-def test_what_judges_itself_needs_no_validation(settings):
+def test_an_objective_that_ranks_rates_needs_no_validation_set(settings):
     run = settings("allowed", UNDIAL)
     del run["data"]["validation"]
-    assert unlearning_run.resolved(run).training.learning_rate == "auto"
+    methods.check_sets(recipe.from_mapping(run))
 
 
 def test_auto_is_the_only_word(tmp_path):
