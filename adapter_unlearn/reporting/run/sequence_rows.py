@@ -54,11 +54,11 @@ def rows(sequences: pd.DataFrame, summary: Summary, max_rows: int) -> tuple[list
     criteria = Criteria(summary.base.bounds, None if unseen is None else int(unseen.longest_verbatim_run_max))
     scores = {form: pd.DataFrame(table.xs(form, axis=1, level=1)) for form in forms}
     before = scores.get(BASE, pd.DataFrame(np.nan, table.index, list(frames.MEASURES)))
-    judged = form_names.after(forms) or forms
+    after = form_names.after(forms) or forms
     order = pd.DataFrame({
-        "failing": pd.DataFrame({form: failing(scores[form], before, criteria) for form in judged}).max(axis=1),
-        "recited": table[[("extractable", form) for form in judged]].max(axis=1),
-        "worst": table[[("memorization_accuracy", form) for form in judged]].max(axis=1),
+        "failing": pd.DataFrame({form: failing(scores[form], before, criteria) for form in after}).max(axis=1),
+        "recited": table[[("extractable", form) for form in after]].max(axis=1),
+        "worst": table[[("memorization_accuracy", form) for form in after]].max(axis=1),
         "before": before["memorization_accuracy"],
     })  # fmt: skip
     worst = order.sort_values(list(order.columns), ascending=False, kind="stable").index[:max_rows]
