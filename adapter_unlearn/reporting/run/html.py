@@ -70,7 +70,7 @@ def render_html(results: RunResults, pictures: Sequence[Picture]) -> str:
         rows=worst,
         n_sequences=total,
         has_notes=any(row.note for row in worst),
-        never_seen=sequence_rows.never_seen(report.holdout, forms),
+        never_seen=sequence_rows.aggregates(report.holdout, forms),
         loading=loading.loading(manifest) if manifest.get("base") and results.after else "",
         limits=limits.limits(results),
     )

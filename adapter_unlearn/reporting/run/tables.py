@@ -9,8 +9,8 @@ from rich.text import Text
 
 from adapter_unlearn.evaluation.summary import BASE, Summary
 from adapter_unlearn.reporting import form_names, frames
-from adapter_unlearn.reporting.formatting import DASH, Cell, accuracy, clean, count, plural, shorten, yes_no
-from adapter_unlearn.reporting.run import measures, task_table
+from adapter_unlearn.reporting.formatting import Cell, clean, count, plural, shorten
+from adapter_unlearn.reporting.run import measures, sequence_rows, task_table
 from adapter_unlearn.reporting.run.verdict import Check
 from adapter_unlearn.reporting.text_tables import WIDTH, new_table
 
@@ -42,36 +42,26 @@ def proof_table(sequences: pd.DataFrame, holdout: pd.DataFrame, max_rows: int = 
         table.add_row(
             Text(shorten(clean(row["id", ""]), ID_WIDTH)),
             count(row.get(("n_tokens", ""))),
-            _pair(row, "memorization_accuracy", forms, accuracy),
-            _pair(row, "extractable", forms, yes_no),
-            _pair(row, "longest_verbatim_run", forms, count),
+            *(
+                " → ".join(show(row.get((measure, form))) for form in forms)
+                for measure, _, show in sequence_rows.MEASURES
+            ),
         )
     hidden = len(pairs) - max_rows
     if hidden > 0:
         table.add_row(Text(f"… {hidden:,} more", style="dim"))
     for name, frame in (("forget set", sequences), ("never seen", holdout)):
-        if len(frame):
-            table.add_section()
-            _add_aggregates(table, frame, name, forms)
+        _add_aggregates(table, frame, name, forms)
     table.caption = "accuracy: the share of tokens predicted correctly, each from the true text before it"
     return table
 
 
-def _pair(row: "pd.Series[Any]", measure: str, forms: list[str], show: Any) -> str:
-    return " → ".join(show(row.get((measure, form))) for form in forms)
-
-
 def _add_aggregates(table: Table, frame: pd.DataFrame, name: str, forms: list[str]) -> None:
     """Mean and highest figures of a set, and the number of recited sequences."""
-    name = f"{name} ({frame['id'].nunique():,})"
-
-    def joined(measure: str, how: str, show: Any) -> str:
-        columns = [frames.values(frame, form, measure) for form in forms]
-        return " → ".join(DASH if column.empty else show(column.agg(how)) for column in columns)
-
-    for label, how, recited in (("mean", "mean", joined("extractable", "sum", count)), ("highest", "max", "")):
-        accuracies, runs = joined("memorization_accuracy", how, accuracy), joined("longest_verbatim_run", how, count)
-        table.add_row(f"{name}, {label}", "", accuracies, recited, runs)
+    table.add_section()
+    for label, cells in sequence_rows.aggregates(frame, forms).items():
+        pairs = [cells[i : i + len(forms)] for i in range(0, len(cells), len(forms))]
+        table.add_row(f"{name} ({frame['id'].nunique():,}), {label}", "", *(" → ".join(filter(None, p)) for p in pairs))
 
 
 def summary_table(summary: Summary) -> Table:
