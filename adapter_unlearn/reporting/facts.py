@@ -83,9 +83,9 @@ def stages(manifest: dict[str, Any]) -> str:
 
 
 def learning_rates(manifest: dict[str, Any]) -> str:
-    """The learning rate of each stage, and whether a search chose it: `0.003, found by search`."""
+    """The learning rate of each stage, and whether a probe found it: `0.003, found by a probe`."""
     return ", then ".join(
-        f"{rate:g}" + (", found by search" if part.get("learning_rate_searched") else "")
+        f"{rate:g}" + (", found by a probe" if part.get("learning_rate_searched") else "")
         for part in manifest.get("stages") or []
         if (rate := number(part.get("learning_rate"))) is not None
     )

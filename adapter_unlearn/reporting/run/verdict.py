@@ -91,7 +91,9 @@ def _by_bounds(now: FormSummary, n: int, sentence: str, proven: bool) -> _Decisi
 
 def _failing(now: FormSummary) -> _Decision:
     n = now.failing
-    sentence = f"{fmt.share(n, now.n_sequences)} {_verb(n, 'does', 'do')} not look like never-seen text"
+    sentence = f"{fmt.share(n, now.n_sequences)} {_verb(n, 'fails', 'fail')}"
+    if now.bounds.kind == "holdout":
+        sentence += ": they do not look like never-seen text" if n else ": all look like never-seen text"
     # Every new low outlier fails, but by fixed bounds that proves nothing; any further failing sequence does.
     return _by_bounds(now, n, sentence, proven=n > now.outliers.low_new)
 
