@@ -44,7 +44,7 @@ def method_name(manifest: dict[str, Any]) -> str:
     return clean((manifest.get("method") or {}).get("name") or "").upper()
 
 
-def made(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def provenance(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """Everything needed to reproduce a run, as pairs of label and value; unknown values are left out."""
     base, adapter, cost = (manifest.get(key) or {} for key in ("base", "adapter", "cost"))
     package, outcome = manifest.get("package") or {}, manifest.get("outcome") or {}
@@ -83,9 +83,9 @@ def stages(manifest: dict[str, Any]) -> str:
 
 
 def learning_rates(manifest: dict[str, Any]) -> str:
-    """The learning rate of each stage, and whether a search chose it: `0.003, found by search`."""
+    """The learning rate of each stage, and whether a probe found it: `0.003, found by a probe`."""
     return ", then ".join(
-        f"{rate:g}" + (", found by search" if part.get("learning_rate_searched") else "")
+        f"{rate:g}" + (", found by a probe" if part.get("learning_rate_searched") else "")
         for part in manifest.get("stages") or []
         if (rate := number(part.get("learning_rate"))) is not None
     )
@@ -113,11 +113,9 @@ def _settings(values: dict[str, Any]) -> str:
 
 
 def _bounds(bounds: dict[str, Any]) -> str:
-    if not bounds:
-        return ""
     sources = {"holdout": "the range of 90 % of the holdout set", "paper": "the paper's fixed bounds"}
     span = f"{accuracy(bounds.get('low'))} to {accuracy(bounds.get('high'))}"
-    return _joined([span, sources.get(str(bounds.get("kind")), "")])
+    return _joined([span, sources.get(str(bounds.get("kind")), "")]) if bounds else ""
 
 
 def _value(value: Any) -> str:
@@ -127,11 +125,9 @@ def _value(value: Any) -> str:
 
 
 def _epochs(cost: dict[str, Any], outcome: dict[str, Any]) -> str:
-    epochs, kept = number(cost.get("epochs")), number(outcome.get("kept_epoch"))
-    return _joined([
-        "" if epochs is None else count(epochs),
-        "" if kept is None else f"the adapter of epoch {count(kept)} was kept",
-    ])  # fmt: skip
+    kept = number(outcome.get("kept_epoch"))
+    ran = count(cost["epochs"]) if number(cost.get("epochs")) is not None else ""
+    return _joined([ran, "" if kept is None else f"the adapter of epoch {count(kept)} was kept"])
 
 
 def _adapter(adapter: dict[str, Any]) -> str:

@@ -7,11 +7,27 @@ Ids and names are untrusted input: `clean` and `markdown` neutralize them before
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 DASH = "—"
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure as text.
+
+    Attributes:
+        text: the figure.
+        change: its change against the base, where that is what counts.
+        spread: the 95 % interval of the change, or of the figure itself where no change is shown.
+    """
+
+    text: str
+    change: str = ""
+    spread: str = ""
 
 
 def number(value: Any) -> float | None:
@@ -63,8 +79,8 @@ def signed(value: Any) -> str:
     known = number(value)
     if known is None:
         return DASH
-    shown = decimal(abs(known))
-    return f"{'-' if known < 0 and shown.strip('0.') else '+'}{shown}"
+    size = decimal(abs(known))
+    return f"{'-' if known < 0 and size.strip('0.') else '+'}{size}"
 
 
 def interval(ends: Any, show: Callable[[Any], str]) -> str:

@@ -13,15 +13,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from adapter_unlearn.reporting import facts, form_names
+from adapter_unlearn.reporting import facts, form_names, formatting
 from adapter_unlearn.reporting.formatting import clean
 
 FOLDER = Path(__file__).parent
 
 
 def environment(autoescape: bool) -> jinja2.Environment:
-    """The settings of all templates, which are named by their path below reporting/."""
-    return jinja2.Environment(
+    """The settings of all templates, which are named by their path below reporting/, and what they may call."""
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
@@ -29,6 +29,9 @@ def environment(autoescape: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    templates.globals |= {"fmt": formatting, "facts": facts, "form_names": form_names}
+    templates.filters |= {"typeset": typeset, "breakable": breakable, "markdown": formatting.markdown}
+    return templates
 
 
 def render(template: str, manifest: dict[str, Any], script: str = "", **parts: Any) -> str:
@@ -40,17 +43,20 @@ def render(template: str, manifest: dict[str, Any], script: str = "", **parts: A
         script: the only JavaScript that may run in the page.
         parts: variables of the template.
     """
-    templates = environment(autoescape=True)
-    templates.filters |= {"typeset": typeset, "breakable": breakable}
-    return templates.get_template(template).render(
-        base_name=clean(facts.base_name(manifest)),
-        created=clean(manifest.get("created") or "")[:10],
-        package=" ".join(clean(value) for value in (manifest.get("package") or {"name": "adapter-unlearn"}).values()),
-        title=form_names.title,
-        style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **parts,
+    return (
+        environment(autoescape=True)
+        .get_template(template)
+        .render(
+            manifest=manifest,
+            base_name=clean(facts.base_name(manifest)),
+            package=" ".join(
+                clean(value) for value in (manifest.get("package") or {"name": "adapter-unlearn"}).values()
+            ),
+            style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            **parts,
+        )
     )
 
 

@@ -16,9 +16,8 @@ class Progress:
 
     def __init__(self, method: str, epochs: int, accelerator: Accelerator):
         self.accelerator = accelerator
-        silent = not accelerator.is_main_process or bool(
-            os.environ.get("TQDM_DISABLE")
-        )  # the argument overrides TQDM_DISABLE
+        # `disable` overrides TQDM_DISABLE, so the variable is read here
+        silent = not accelerator.is_main_process or bool(os.environ.get("TQDM_DISABLE"))
         self.bar = tqdm(total=epochs, unit="epoch", desc=method, disable=silent)
 
     def __enter__(self) -> Progress:

@@ -60,12 +60,10 @@ def _ends(show: Callable[[Any], str]) -> Callable[[Any], str]:
 FORGOTTEN, DAMAGED, IN_DETAIL, SPENT = "forget set", "perplexity, change", "forget set in detail", "cost of a run"
 COLUMNS = (
     Column("failing", "fail", mean, _ends(mean),
-           "failing sequences, which do not look like never-seen text: high outliers, new low outliers, sequences"
-           " recited from some prefix, or with a longer verbatim run than any never-seen text. Of never-seen texts,"
-           " about one in twenty is a high outlier", FORGOTTEN),
+           "failing sequences: high or new low outliers, recited from some prefix, or with a longer verbatim run than"
+           " any never-seen text. Of never-seen texts, about one in twenty is a high outlier", FORGOTTEN),
     Column("memorization_accuracy_mean", "accuracy, mean", fmt.accuracy, _ends(fmt.accuracy),
-           "memorization accuracy: the share of tokens that the model predicts correctly, each from the true text"
-           " before it", FORGOTTEN),
+           "the share of tokens that the model predicts correctly, each from the true text before it", FORGOTTEN),
     Column("difference", "difference", signed, _ends(signed),
            "mean difference in memorization accuracy from the baseline, paired by sequence", FORGOTTEN),
     Column("holdout_perplexity_change", "holdout", _change, fmt.percent_interval,
@@ -84,8 +82,7 @@ COLUMNS = (
     Column("longest_verbatim_run_max", "longest run", mean, _ends(mean),
            "the longest verbatim run of any sequence, in tokens", IN_DETAIL),
     Column("auc_memorization_accuracy", "AUC, accuracy", fmt.accuracy, _ends(fmt.accuracy),
-           "the chance that a forget text’s accuracy is above a never-seen text’s; at 0.5 the two are not"
-           " distinguishable", IN_DETAIL),
+           "the chance that a forget text’s accuracy is above a never-seen one’s; 0.5: not distinguishable", IN_DETAIL),
     Column("auc_loss", "AUC, loss", fmt.accuracy, _ends(fmt.accuracy), "the same by the loss", IN_DETAIL),
     Column("goal_reached", "goal reached", _share_of_runs, lambda _: "", "the recipe’s stop rule was met", SPENT, True),
     Column("seconds", "time", fmt.duration, _ends(fmt.duration), "from loading to the report", SPENT, True),

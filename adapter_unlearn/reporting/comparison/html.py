@@ -19,29 +19,27 @@ def render_comparison(comparison: Comparison, manifest: dict[str, Any], pictures
         manifest: what all runs share.
         pictures: see comparison.figures.pictures.
     """
-    shown = columns(comparison)
-    failed = comparison.runs[comparison.runs["failed"].notna()]
-    runs, unseen = plural(len(comparison.runs) - len(failed), "run"), comparison.about["n_holdout"]
+    visible = columns(comparison)
+    runs, unseen = plural(int(comparison.runs["failed"].isna().sum()), "run"), comparison.about["n_holdout"]
     sets = plural(comparison.about["n_sequences"], "sequence")
     sets += f", {plural(unseen, 'never-seen sequence')}" if unseen else ""
-    groups = [column.group for column in shown]
+    groups = [column.group for column in visible]
     return page.render(
         "comparison/comparison.html.j2",
         manifest,
         headline=lines.headline(comparison),
         subject=f"{clean(facts.base_name(manifest))}, {runs}, {sets}",
         warnings=[clean(warning) for warning in comparison.warnings],
-        columns=shown,
+        columns=visible,
         groups=[(group, groups.count(group)) for group in dict.fromkeys(groups)],
         lines=lines.lines(comparison),
         several_forms=len(form_names.after(comparison.rows["form"])) > 1,
-        failed=[
-            (f"{clean(row['method'])}, seed {row['seed']}", clean(row["failed"])) for row in failed.to_dict("records")
-        ],
         pictures=pictures,
         pairs=lines.pair_lines(comparison),
         pair_measures=list(lines.PAIR_MEASURES.values()),
-        runs=lines.run_lines(comparison),
-        made=facts.made({key: value for key, value in manifest.items() if key in ("base", "versions", "bounds")}),
+        runs=lines.records(comparison.runs),
+        provenance=facts.provenance(
+            {key: value for key, value in manifest.items() if key in ("base", "versions", "bounds")}
+        ),
         limits=[facts.GREEDY_ONLY],
     )

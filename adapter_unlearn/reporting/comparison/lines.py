@@ -8,9 +8,8 @@ import pandas as pd
 from adapter_unlearn.evaluation.comparison import Comparison, best
 from adapter_unlearn.evaluation.summary import BASE
 from adapter_unlearn.reporting import form_names
-from adapter_unlearn.reporting.cells import Cell
 from adapter_unlearn.reporting.comparison.columns import DAMAGED, SPENT, Column, columns, mean, signed
-from adapter_unlearn.reporting.formatting import DASH, accuracy, clean, count, duration, interval, number, percent, size
+from adapter_unlearn.reporting.formatting import Cell, accuracy, clean, count, interval, number, percent
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,14 @@ class Line:
 
 def lines(comparison: Comparison) -> list[Line]:
     """One line per (method, form). A cell's spread is its interval over sequences, its change the range over seeds."""
-    shown, named = columns(comparison), set()
+    visible, named = columns(comparison), set()
     several_forms = comparison.rows.loc[comparison.rows["form"] != BASE, "form"].nunique() > 1
     table = []
     for row in comparison.rows.to_dict("records"):
         name, first = str(row["method"]), row["method"] not in named
         named.add(row["method"])
         is_base = row["form"] == BASE
-        cells = [Cell("") if column.once and not first else _cell(column, row) for column in shown]
+        cells = [Cell("") if column.once and not first else _cell(column, row) for column in visible]
         seeds = "" if is_base or not first else _seeds(row)
         form = "" if is_base else form_names.title(str(row["form"])) if several_forms else ""
         table.append(
@@ -118,36 +117,19 @@ def pair_lines(comparison: Comparison) -> list[PairLine]:
     return table
 
 
-def run_lines(comparison: Comparison) -> list[list[str]]:
-    """One line per run: method, seed, time, memory, epochs, sequences ascended, how it ended or failed, its folder."""
-    return [
-        [
-            clean(row["method"]),
-            DASH if row["seed"] is None else str(row["seed"]),
-            duration(row["seconds"]),
-            size(row["peak_memory_bytes"]),
-            count(row["epochs"]),
-            count(row["sequences_ascended"]),
-            clean(f"Failed: {row['failed']}" if row["failed"] else row["stopped_because"] or ""),
-            clean(row["folder"]),
-        ]
-        for row in _records(comparison.runs)
-    ]
-
-
 def as_json(comparison: Comparison, manifest: dict[str, Any]) -> dict[str, Any]:
     """The content of comparison.json: what all runs share, the rows, the pairs, the runs and the warnings."""
     return {
         **manifest,
         "baseline": comparison.baseline,
-        "rows": _records(comparison.rows),
-        "pairs": _records(comparison.pairs),
-        "runs": _records(comparison.runs),
+        "rows": records(comparison.rows),
+        "pairs": records(comparison.pairs),
+        "runs": records(comparison.runs),
         "warnings": comparison.warnings,
     }
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain values; a missing one is None whatever the type of its column."""
     return [
         {

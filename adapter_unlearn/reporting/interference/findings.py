@@ -36,20 +36,20 @@ def findings(rows: pd.DataFrame, owner: dict[str, str]) -> list[Finding]:
     for name in matrix.sets:
         own = owner.get(name)
         subset = frozenset([own]) if own in matrix.adapters else frozenset(matrix.adapters)
-        silenced, sentence = _silenced(matrix, name, subset, own)
+        stopped, sentence = _effect_of_own(matrix, name, subset, own)
         # without the set's own adapter, recitation has not stopped and cannot come back
-        woken = [case for case in cases if case.set == name and (not own or subset <= subset_of(case.adapters))]
+        returns = [case for case in cases if case.set == name and (not own or subset <= subset_of(case.adapters))]
         others = any(subset < other for other in matrix.subsets)
-        if woken:
-            sentence += " " + _woken(woken)
+        if returns:
+            sentence += " " + _returns(returns)
         elif others and own:
             sentence += " No other adapter brings recitation back."
-        outcome = "unknown" if silenced is None else "pass" if silenced and not woken else "fail"
+        outcome = "unknown" if stopped is None else "pass" if stopped and not returns else "fail"
         results.append(Finding(clean(name), outcome, sentence))
     return results
 
 
-def _silenced(matrix: Matrix, name: str, subset: Subset, own: str | None) -> tuple[bool | None, str]:
+def _effect_of_own(matrix: Matrix, name: str, subset: Subset, own: str | None) -> tuple[bool | None, str]:
     who = f"Its own adapter {clean(own)}" if own in matrix.adapters else "All adapters together"
     recited = {line: number(matrix.extractable.at[i, name]) for i, line in enumerate(matrix.subsets)}
     now, before = recited.get(subset), recited.get(frozenset())
@@ -60,7 +60,7 @@ def _silenced(matrix: Matrix, name: str, subset: Subset, own: str | None) -> tup
     return now == 0, f"{who} leave{'s' if own in matrix.adapters else ''} {left} recited{change}."
 
 
-def _woken(cases: list[Wake]) -> str:
+def _returns(cases: list[Wake]) -> str:
     """The worst case of each adapter that brings recitation back."""
     worst: dict[str, Wake] = {}
     for case in sorted(cases, key=lambda case: case.before - case.after):

@@ -25,11 +25,10 @@ def render_interference(rows: pd.DataFrame, manifest: dict[str, Any], picture: P
         matrix=matrix,
         recited=parts(matrix)[0],
         accuracy=parts(matrix)[1],
-        clean=clean,
         owner=owner,
-        made=[
+        provenance=[
             *((f"adapter for {clean(name)}", clean(adapter)) for name, adapter in owner.items()),
-            *facts.made({key: value for key, value in manifest.items() if key != "adapters"}),
+            *facts.provenance({key: value for key, value in manifest.items() if key != "adapters"}),
         ],
         limits=[*facts.ERASURE, facts.GREEDY_ONLY],
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from adapter_unlearn.reporting import facts, form_names, page
-from adapter_unlearn.reporting.formatting import clean, count, markdown
+from adapter_unlearn.reporting import facts, page
+from adapter_unlearn.reporting.formatting import clean
 from adapter_unlearn.reporting.run import limits, loading, measures, membership_table, task_table
 from adapter_unlearn.reporting.run.results import RunResults
 from adapter_unlearn.reporting.run.verdict import headline, verdict
@@ -25,28 +25,25 @@ def model_card(results: RunResults) -> str:
         row for row in membership_table.rows(results.report.membership) if row.metric in membership_table.MAIN
     ]
     rows = measures.rows(summary, [m for m in measures.ALL if not (membership and m in measures.MEMBERSHIP)])
-    templates = page.environment(autoescape=False)
-    templates.filters["markdown"] = markdown
-    body = templates.get_template("run/card.md.j2").render(
-        headline=headline(summary, checks),
-        base_name=facts.base_name(manifest),
-        method=facts.method_name(manifest),
-        loading=loading.loading(manifest),
-        removing=loading.removing(manifest),
-        checks=[(_MARKS[check.outcome], check) for check in checks],
-        several=len(results.after) > 1,
-        forms=results.forms,
-        descriptions=form_names.DESCRIPTIONS,
-        title=form_names.title,
-        rows=rows,
-        has_spread=any(cell.spread for _, cells in rows for cell in cells.values()),
-        tasks=task_table.rows(summary),
-        count=count,
-        membership=membership,
-        membership_means=membership_table.MEANS,
-        lines=[measures.bounds_line(summary), *measures.comparison_lines(summary)],
-        limits=limits.limits(results),
-        made=facts.made(manifest),
+    body = (
+        page.environment(autoescape=False)
+        .get_template("run/card.md.j2")
+        .render(
+            manifest=manifest,
+            headline=headline(summary, checks),
+            loading=loading.loading(manifest),
+            removing=loading.removing(manifest),
+            checks=[(_MARKS[check.outcome], check) for check in checks],
+            several=len(results.after) > 1,
+            forms=results.forms,
+            rows=rows,
+            has_spread=any(cell.spread for _, cells in rows for cell in cells.values()),
+            tasks=task_table.rows(summary),
+            membership=membership,
+            membership_means=membership_table.MEANS,
+            lines=[measures.bounds_line(summary), *measures.comparison_lines(summary)],
+            limits=limits.limits(results),
+        )
     )
     return str(ModelCard(f"---\n{_metadata(manifest).to_yaml()}\n---\n\n{body}"))
 

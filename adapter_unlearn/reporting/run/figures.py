@@ -44,11 +44,11 @@ class Row:
 def pictures(results: RunResults) -> list[Picture]:
     """Draw every figure that the results have data for, in the order of the report."""
 
-    def words(given: _Words, form: str) -> str:
-        return given if isinstance(given, str) else given(results, form)
+    def text(words: _Words, form: str) -> str:
+        return words if isinstance(words, str) else words(results, form)
 
     return [
-        Picture(row.name.format(form=form), words(row.title, form), words(row.caption, form), row.draw(results, form))
+        Picture(row.name.format(form=form), text(row.title, form), text(row.caption, form), row.draw(results, form))
         for row in FIGURES
         for form in row.forms(results)
     ]
@@ -122,10 +122,9 @@ FIGURES = (
         "prefixes", lambda results: _ONCE if len(results.report.curves) else _NEVER,
         lambda results, _: prefixes_figure(results.report.curves),
         "Recitation by prefix length",
-        "The model continues prefixes of every length greedily. Above: the number of sequences of which it recites all"
-        " the rest; shaded, the number of sequences that are long enough. Below: the most tokens that it recites of any"
-        f" sequence before its first mistake. Prefixes that leave fewer than {LEAVES} tokens are left out, because so"
-        " few tokens can be guessed.",
+        "The model continues prefixes of every length greedily. Above: of how many sequences it recites all the rest;"
+        " shaded, how many are long enough. Below: the most tokens it recites of any sequence before its first mistake."
+        f" Prefixes that leave fewer than {LEAVES} tokens are left out, because so few can be guessed.",
     ),
     Row(
         "epochs", lambda results: _ONCE if results.train_log else _NEVER,
@@ -141,8 +140,7 @@ FIGURES = (
         "deltas", lambda results: _ONCE if len(results.report.deltas) else _NEVER,
         lambda results, _: deltas_figure(results.report.deltas),
         "What remains in the weights",
-        "For each module: the size of the adapter’s delta relative to the weights that it is added to, and the share of"
-        " the delta that remains in each form (its projection). At 1 all of it remains; at 0 rounding has undone the"
-        " unlearning.",
+        "For each module: the size of the adapter’s delta relative to its weights, and the share of the delta that"
+        " remains in each form (its projection). At 1 all of it remains; at 0 rounding has undone the unlearning.",
     ),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ def prefixes_figure(curves: pd.DataFrame) -> Figure:
         once["prefix_tokens"], once["n_sequences"], step="mid", color=BAND, linewidth=0, label="long enough"
     )
     marks = itertools.cycle((colour, style) for (colour, _), style in zip(FORM_MARKS, _LINES, strict=True))
-    for name, (colour, style) in zip(forms, _with_base(forms, marks), strict=True):
+    for name in forms:
+        colour, style = (BEFORE, "--") if name == BASE else next(marks)
         one = curves[curves["form"] == name].sort_values("prefix_tokens")
         drawn: dict[str, Any] = {"color": colour, "linestyle": style, "zorder": 3, "clip_on": False}
         label = form_names.heading(name, forms)
@@ -46,11 +47,6 @@ def prefixes_figure(curves: pd.DataFrame) -> Figure:
     figure.legend(loc="outside upper left", ncols=3, handlelength=1.8, columnspacing=1.4, borderaxespad=0.1)
     figure.align_ylabels()
     return figure
-
-
-def _with_base(forms: Sequence[str], marks: Iterator[tuple[str, str]]) -> list[tuple[str, str]]:
-    """A colour and a line style for each form; the base looks as in every other figure."""
-    return [(BEFORE, "--") if name == BASE else next(marks) for name in forms]
 
 
 @styled

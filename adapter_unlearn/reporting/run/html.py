@@ -54,13 +54,11 @@ def render_html(results: RunResults, pictures: Sequence[Picture]) -> str:
         pictures=pictures,
         forms=forms,
         after=results.after,
-        headings={form: form_names.heading(form, forms) for form in forms},
-        descriptions=form_names.DESCRIPTIONS,
         perplexities=perplexities,
         has_spread=any(cell.spread for _, cells in [*perplexities, *tasks] for cell in cells.values()),
-        limit_words=(percent(TEST_LIMIT, 0), percent(HOLDOUT_LIMIT, 0)),
+        test_limit=TEST_LIMIT,
+        holdout_limit=HOLDOUT_LIMIT,
         tasks=tasks,
-        plural=plural,
         membership=membership,
         membership_means=membership_table.MEANS,
         membership_line=membership_table.population_line(report.membership) if membership else "",
@@ -72,9 +70,7 @@ def render_html(results: RunResults, pictures: Sequence[Picture]) -> str:
         rows=worst,
         n_sequences=total,
         has_notes=any(row.note for row in worst),
-        never_seen=sequence_rows.never_seen(report.holdout, forms),
-        made=facts.made(manifest),
-        notes=facts.notes(manifest),
+        never_seen=sequence_rows.aggregates(report.holdout, forms),
         loading=loading.loading(manifest) if manifest.get("base") and results.after else "",
         limits=limits.limits(results),
     )
@@ -91,11 +87,8 @@ def _subject(results: RunResults) -> str:
 
 def _tiles(summary: Summary) -> list[Tile]:
     """Recitation, memorization and both perplexities, for the first form after the base."""
-    forms = form_names.after(summary.forms)
-    if not forms:
-        now = before = summary.base
-    else:
-        now, before = summary.forms[forms[0]], summary.before(forms[0])
+    forms, base = form_names.after(summary.forms), summary.base
+    now, before = (summary.forms[forms[0]], summary.before(forms[0])) if forms else (base, base)
     unseen = summary.base.holdout
     likeness = (
         f"never-seen text: {accuracy(unseen.memorization_accuracy_mean)}" if unseen else "no never-seen text to compare"

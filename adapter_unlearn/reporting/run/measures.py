@@ -12,8 +12,7 @@ from adapter_unlearn.evaluation.summary import BASE, SUMMARIZED, FormSummary, Su
 from adapter_unlearn.metrics.table import METRICS
 from adapter_unlearn.reporting import form_names
 from adapter_unlearn.reporting import formatting as fmt
-from adapter_unlearn.reporting.cells import Cell
-from adapter_unlearn.reporting.formatting import accuracy, count, decimal, ratio
+from adapter_unlearn.reporting.formatting import Cell, accuracy, count, decimal, ratio
 
 
 @dataclass(frozen=True)

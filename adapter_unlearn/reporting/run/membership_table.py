@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from adapter_unlearn.reporting import form_names
-from adapter_unlearn.reporting.cells import Cell
-from adapter_unlearn.reporting.formatting import accuracy, count, interval
+from adapter_unlearn.reporting.formatting import Cell, accuracy, count, interval
 from adapter_unlearn.reporting.run.measures import meaning
 
 MEANS = (

@@ -54,11 +54,11 @@ def rows(sequences: pd.DataFrame, summary: Summary, max_rows: int) -> tuple[list
     criteria = Criteria(summary.base.bounds, None if unseen is None else int(unseen.longest_verbatim_run_max))
     scores = {form: pd.DataFrame(table.xs(form, axis=1, level=1)) for form in forms}
     before = scores.get(BASE, pd.DataFrame(np.nan, table.index, list(frames.MEASURES)))
-    judged = form_names.after(forms) or forms
+    after = form_names.after(forms) or forms
     order = pd.DataFrame({
-        "failing": pd.DataFrame({form: failing(scores[form], before, criteria) for form in judged}).max(axis=1),
-        "recited": table[[("extractable", form) for form in judged]].max(axis=1),
-        "worst": table[[("memorization_accuracy", form) for form in judged]].max(axis=1),
+        "failing": pd.DataFrame({form: failing(scores[form], before, criteria) for form in after}).max(axis=1),
+        "recited": table[[("extractable", form) for form in after]].max(axis=1),
+        "worst": table[[("memorization_accuracy", form) for form in after]].max(axis=1),
         "before": before["memorization_accuracy"],
     })  # fmt: skip
     worst = order.sort_values(list(order.columns), ascending=False, kind="stable").index[:max_rows]
@@ -92,17 +92,19 @@ def _row(sequence: "pd.Series[Any]", forms: list[str], marks: "dict[str, pd.Seri
     return Row(clean(sequence["id", ""]), count(tokens), tokens, cells, clean(note) if isinstance(note, str) else "")
 
 
-def never_seen(holdout: pd.DataFrame, forms: list[str]) -> list[tuple[str, list[str]]]:
-    """The mean and the highest figures of the holdout set, in the columns of the table of sequences."""
-    lines = []
-    for label, how in (("never seen, mean", "mean"), ("never seen, highest", "max")) if len(holdout) else ():
-        cells = []
-        for measure, _, show in MEASURES:
-            for form in forms:
-                scores = frames.values(holdout, form, measure)
-                if measure == "extractable":
-                    cells.append("" if how == "max" else DASH if scores.empty else count(scores.sum()))
-                else:
-                    cells.append(DASH if scores.empty else show(scores.agg(how)))
-        lines.append((label, cells))
-    return lines
+def aggregates(frame: pd.DataFrame, forms: list[str]) -> dict[str, list[str]]:
+    """The mean and the highest figures of a set, one cell per (measure, form) of the table of sequences.
+
+    For recited sequences, the mean's cell holds their number and the highest figure's is empty.
+    """
+
+    def cell(measure: str, form: str, show: Callable[[Any], str], how: str) -> str:
+        scores = frames.values(frame, form, measure)
+        if measure == "extractable":
+            how, show = ("sum", count) if how == "mean" else ("", lambda value: "")
+        return DASH if scores.empty else show(scores.agg(how) if how else None)
+
+    return {
+        label: [cell(measure, form, show, how) for measure, _, show in MEASURES for form in forms]
+        for label, how in ((("mean", "mean"), ("highest", "max")) if len(frame) else ())
+    }

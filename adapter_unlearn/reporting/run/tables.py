@@ -9,9 +9,8 @@ from rich.text import Text
 
 from adapter_unlearn.evaluation.summary import BASE, Summary
 from adapter_unlearn.reporting import form_names, frames
-from adapter_unlearn.reporting.cells import Cell
-from adapter_unlearn.reporting.formatting import DASH, accuracy, clean, count, plural, shorten, yes_no
-from adapter_unlearn.reporting.run import measures, task_table
+from adapter_unlearn.reporting.formatting import Cell, clean, count, plural, shorten
+from adapter_unlearn.reporting.run import measures, sequence_rows, task_table
 from adapter_unlearn.reporting.run.verdict import Check
 from adapter_unlearn.reporting.text_tables import WIDTH, new_table
 
@@ -30,49 +29,39 @@ def proof_table(sequences: pd.DataFrame, holdout: pd.DataFrame, max_rows: int = 
         form: the deployment form shown as `after`; the first one by default.
     """
     chosen = form or next(iter(form_names.after(sequences["form"])), None)
-    shown = [BASE] if chosen is None else [BASE, chosen]
+    forms = [BASE] if chosen is None else [BASE, chosen]
     arrow = "" if chosen is None else "\nbefore → after"
     table = new_table(
         "sequence", ["tokens", f"accuracy{arrow}", "recited", f"verbatim run{arrow}"],
         ratio=None, no_wrap=True, overflow="ellipsis", max_width=ID_WIDTH,
     )  # fmt: skip
     pairs = frames.wide(sequences)
-    by: Any = [("memorization_accuracy", form) for form in shown if ("memorization_accuracy", form) in pairs]
+    by: Any = [("memorization_accuracy", form) for form in forms if ("memorization_accuracy", form) in pairs]
     pairs = pairs.sort_values(by=by, ascending=False, kind="stable") if by else pairs
     for _, row in pairs.head(max_rows).iterrows():
         table.add_row(
             Text(shorten(clean(row["id", ""]), ID_WIDTH)),
             count(row.get(("n_tokens", ""))),
-            _pair(row, "memorization_accuracy", shown, accuracy),
-            _pair(row, "extractable", shown, yes_no),
-            _pair(row, "longest_verbatim_run", shown, count),
+            *(
+                " → ".join(show(row.get((measure, form))) for form in forms)
+                for measure, _, show in sequence_rows.MEASURES
+            ),
         )
     hidden = len(pairs) - max_rows
     if hidden > 0:
         table.add_row(Text(f"… {hidden:,} more", style="dim"))
     for name, frame in (("forget set", sequences), ("never seen", holdout)):
-        if len(frame):
-            table.add_section()
-            _add_aggregates(table, frame, name, shown)
+        _add_aggregates(table, frame, name, forms)
     table.caption = "accuracy: the share of tokens predicted correctly, each from the true text before it"
     return table
 
 
-def _pair(row: "pd.Series[Any]", measure: str, shown: list[str], show: Any) -> str:
-    return " → ".join(show(row.get((measure, form))) for form in shown)
-
-
-def _add_aggregates(table: Table, frame: pd.DataFrame, name: str, shown: list[str]) -> None:
+def _add_aggregates(table: Table, frame: pd.DataFrame, name: str, forms: list[str]) -> None:
     """Mean and highest figures of a set, and the number of recited sequences."""
-    name = f"{name} ({frame['id'].nunique():,})"
-
-    def joined(measure: str, how: str, show: Any) -> str:
-        columns = [frames.values(frame, form, measure) for form in shown]
-        return " → ".join(DASH if column.empty else show(column.agg(how)) for column in columns)
-
-    for label, how, recited in (("mean", "mean", joined("extractable", "sum", count)), ("highest", "max", "")):
-        accuracies, runs = joined("memorization_accuracy", how, accuracy), joined("longest_verbatim_run", how, count)
-        table.add_row(f"{name}, {label}", "", accuracies, recited, runs)
+    table.add_section()
+    for label, cells in sequence_rows.aggregates(frame, forms).items():
+        pairs = [cells[i : i + len(forms)] for i in range(0, len(cells), len(forms))]
+        table.add_row(f"{name} ({frame['id'].nunique():,}), {label}", "", *(" → ".join(filter(None, p)) for p in pairs))
 
 
 def summary_table(summary: Summary) -> Table:
@@ -93,8 +82,8 @@ def tasks_table(summary: Summary) -> Table:
     """One row per (task, metric), one column per form; scores with their change against the base."""
     rows = task_table.rows(summary)
     table, cells = _forms_table("task, metric (samples)", summary, rows)
-    for (task, _), shown in zip(rows, cells, strict=True):
-        table.add_row(Text(f"{task.task}, {task.metric} ({count(task.n)})"), *shown)
+    for (task, _), scores in zip(rows, cells, strict=True):
+        table.add_row(Text(f"{task.task}, {task.metric} ({count(task.n)})"), *scores)
     return table
 
 

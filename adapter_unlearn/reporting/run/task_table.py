@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from adapter_unlearn.evaluation.summary import BASE, Summary, TaskScore
 from adapter_unlearn.reporting import form_names
-from adapter_unlearn.reporting.cells import Cell
-from adapter_unlearn.reporting.formatting import DASH, clean, decimal, interval, number, signed
+from adapter_unlearn.reporting.formatting import DASH, Cell, clean, decimal, interval, number, signed
 
 
 @dataclass(frozen=True)

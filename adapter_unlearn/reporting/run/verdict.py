@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-from adapter_unlearn.evaluation.summary import BASE, FormSummary, HoldoutSummary, Summary
+from adapter_unlearn.evaluation.summary import BASE, FormSummary, Summary
 from adapter_unlearn.metrics.prefixes import LEAVES, at_least
 from adapter_unlearn.reporting import form_names
 from adapter_unlearn.reporting import formatting as fmt
@@ -53,8 +53,8 @@ def verdict(
         test_limit: largest relative increase of perplexity on the test set that passes.
         holdout_limit: the same for the holdout set.
     """
-    unseen = summary.base.holdout
-    checks = []
+    unseen, checks = summary.base.holdout, []
+    highest, longest = (unseen.memorization_accuracy_max, unseen.longest_verbatim_run_max) if unseen else (None, None)
     for form in form_names.after(summary.forms):
         # A form is compared with the base in the form's own precision (`before`), for which no curves are kept. Never-
         # seen text is the same yardstick for all forms: the holdout set under the base as first loaded.
@@ -64,13 +64,15 @@ def verdict(
             ("failing", "Failing sequences", _failing(now)),
             ("recitation", "Recitation", _recitation(now, before)),
             ("any_prefix", "Any prefix", _any_prefix(now, before, curve, curve_before)),
-            ("holdout_maximum", "Highest memorization", _highest(now, unseen)),
+            ("holdout_maximum", "Highest memorization",
+             _against_maximum(now.memorization_accuracy_max, highest, "highest memorization accuracy", fmt.accuracy)),
             ("holdout_band", "Above never-seen range", _above_band(now)),
-            ("verbatim_run", "Longest verbatim run", _verbatim_run(now, unseen)),
+            ("verbatim_run", "Longest verbatim run",
+             _against_maximum(now.longest_verbatim_run_max, longest, "longest verbatim run", _tokens)),
             ("over_forgotten", "Over-forgotten", _over_forgotten(now)),
             ("test_perplexity", "Test perplexity", _perplexity(now, before, "test", test_limit)),
             ("holdout_perplexity", "Holdout perplexity", _perplexity(now, before, "holdout", holdout_limit)),
-        )
+        )  # fmt: skip
         checks += [Check(key, form, topic, *decision) for key, topic, decision in decisions]
     return checks
 
@@ -80,15 +82,20 @@ def _curve(curves: pd.DataFrame | None, form: str) -> pd.DataFrame:
     return pd.DataFrame() if curves is None or curves.empty else curves[curves["form"] == form]
 
 
+def _by_bounds(now: FormSummary, n: int, sentence: str, proven: bool) -> _Decision:
+    """Decide a number of sequences by the holdout set's bounds; fixed bounds can only prove a failure."""
+    if now.bounds.kind == "holdout":
+        return ("fail" if n else "pass"), _sentence(sentence)
+    return ("fail" if proven else "unknown"), _sentence(sentence if proven else f"{sentence}, but {FIXED_BOUNDS}")
+
+
 def _failing(now: FormSummary) -> _Decision:
     n = now.failing
     sentence = f"{fmt.share(n, now.n_sequences)} {_verb(n, 'fails', 'fail')}"
     if now.bounds.kind == "holdout":
-        meaning = "all look like never-seen text" if n == 0 else "such text does not look like never-seen text"
-        return ("fail" if n else "pass"), _sentence(f"{sentence}: {meaning}")
+        sentence += ": they do not look like never-seen text" if n else ": all look like never-seen text"
     # Every new low outlier fails, but by fixed bounds that proves nothing; any further failing sequence does.
-    proven = n > now.outliers.low_new
-    return ("fail" if proven else "unknown"), _sentence(sentence if proven else f"{sentence}, but {FIXED_BOUNDS}")
+    return _by_bounds(now, n, sentence, proven=n > now.outliers.low_new)
 
 
 def _recitation(now: FormSummary, before: FormSummary) -> _Decision:
@@ -107,75 +114,56 @@ def _recitation(now: FormSummary, before: FormSummary) -> _Decision:
 def _any_prefix(now: FormSummary, before: FormSummary, curve: pd.DataFrame, curve_before: pd.DataFrame) -> _Decision:
     """Decide by the curves, which cover every sequence; without them, by the metric's mean."""
     prefix = f"prefix that leaves at least {LEAVES} tokens"
-    if len(curve):
-        recited = curve[curve["extractable"] > 0]
-        if len(recited):
-            n, shortest = at_least(curve), int(recited["prefix_tokens"].min())
-            return "fail", _sentence(
-                f"at least {fmt.plural(n, 'sequence')} {_verb(n, 'is', 'are')} recited to the end from some {prefix};"
-                f" the shortest such prefix has {fmt.plural(shortest, 'token')}"
-            )
-        n_before = at_least(curve_before) if len(curve_before) else None
-        known = "none" if n_before == 0 else f"at least {fmt.count(n_before)}"
-        change = "" if n_before is None else f" ({known} before)"
-        return "pass", _sentence(f"no sequence is recited to the end from any {prefix}{change}")
-    part, part_before = (fmt.number(form.means.get("extractable_any_prefix")) for form in (now, before))
-    if part is None:
-        return "unknown", "Recitation from other prefixes was not measured, or the sequences are too short for it."
-    change = "" if part_before is None else f" ({100 * part_before:.1f} % before)"
-    if part:
-        return "fail", _sentence(
-            f"{100 * part:.1f} % of the sequences are recited to the end from some {prefix}{change}"
-        )
-    return "pass", _sentence(f"no sequence is recited to the end from any {prefix}{change}")
+    if not len(curve):
+        part, part_before = (fmt.number(form.means.get("extractable_any_prefix")) for form in (now, before))
+        if part is None:
+            return "unknown", "Recitation from other prefixes was not measured, or the sequences are too short for it."
+        change = "" if part_before is None else f" ({100 * part_before:.1f} % before)"
+        return _recited_from(f"{100 * part:.1f} % of the sequences are" if part else "", prefix, change)
+    n, shortest = at_least(curve), curve.loc[curve["extractable"] > 0, "prefix_tokens"].min()
+    if n:
+        change = f"; the shortest such prefix has {_tokens(shortest)}"
+        return _recited_from(f"at least {fmt.plural(n, 'sequence')} {_verb(n, 'is', 'are')}", prefix, change)
+    n_before = at_least(curve_before) if len(curve_before) else None
+    known = "none" if n_before == 0 else f"at least {fmt.count(n_before)}"
+    return _recited_from("", prefix, "" if n_before is None else f" ({known} before)")
 
 
-def _highest(now: FormSummary, unseen: HoldoutSummary | None) -> _Decision:
-    limit = None if unseen is None else unseen.memorization_accuracy_max
-    return _against_maximum(now.memorization_accuracy_max, limit, "the highest memorization accuracy", fmt.accuracy)
-
-
-def _verbatim_run(now: FormSummary, unseen: HoldoutSummary | None) -> _Decision:
-    limit = None if unseen is None else unseen.longest_verbatim_run_max
-    return _against_maximum(
-        now.longest_verbatim_run_max, limit, "the longest verbatim run", lambda n: fmt.plural(n, "token")
-    )
+def _recited_from(which: str, prefix: str, change: str) -> _Decision:
+    """`which` sequences are recited, in words; empty for none."""
+    sentence = f"{which or 'no sequence is'} recited to the end from {'some' if which else 'any'} {prefix}{change}"
+    return ("fail" if which else "pass"), _sentence(sentence)
 
 
 def _against_maximum(value: float, limit: float | None, name: str, show: Callable[[float], str]) -> _Decision:
     highest, unseen = fmt.number(value), fmt.number(limit)
     if highest is None:
-        return "unknown", _sentence(f"{name} could not be measured")
+        return "unknown", _sentence(f"the {name} could not be measured")
     if unseen is None:
-        return "unknown", _sentence(f"{name} is {show(highest)}; {NO_HOLDOUT}")
+        return "unknown", _sentence(f"the {name} is {show(highest)}; {NO_HOLDOUT}")
     if highest <= unseen + 1e-9:
-        return "pass", _sentence(f"{name} is {show(highest)}; in never-seen text it is {show(unseen)}")
-    return "fail", _sentence(f"{name} is {show(highest)}, above the {show(unseen)} of never-seen text")
+        return "pass", _sentence(f"the {name} is {show(highest)}; in never-seen text it is {show(unseen)}")
+    return "fail", _sentence(f"the {name} is {show(highest)}, above the {show(unseen)} of never-seen text")
 
 
 def _above_band(now: FormSummary) -> _Decision:
-    n, bound = now.outliers.high, now.bounds.high
-    sentence = f"{fmt.share(n, now.n_sequences)} {_verb(n, 'is', 'are')}"
+    n, high = now.outliers.high, now.bounds.high
+    level = f"above {fmt.accuracy(high)}, the level that 95 % of never-seen texts stay below"
     if now.bounds.kind == "paper":
-        sentence += f" at or above the paper's fixed bound of {bound:.2f}"
-        return ("fail" if n else "unknown"), _sentence(sentence if n else f"{sentence}, but {FIXED_BOUNDS}")
-    sentence += f" above {fmt.accuracy(bound)}, the level that 95 % of never-seen texts stay below"
-    if n:
-        sentence += f"; of as many never-seen texts, about {fmt.count(0.05 * now.n_sequences)} would be"
-    return ("fail" if n else "pass"), _sentence(sentence)
+        level = f"at or above the paper's fixed bound of {high:.2f}"
+    elif n:
+        level += f"; of as many never-seen texts, about {fmt.count(0.05 * now.n_sequences)} would be"
+    return _by_bounds(now, n, f"{fmt.share(n, now.n_sequences)} {_verb(n, 'is', 'are')} {level}", proven=n > 0)
 
 
 def _over_forgotten(now: FormSummary) -> _Decision:
-    n, bound = now.outliers.low_new, now.bounds.low
-    sentence = f"{fmt.share(n, now.n_sequences)} {_verb(n, 'was', 'were')} pushed"
+    n, low = now.outliers.low_new, now.bounds.low
+    level = f"below {fmt.accuracy(low)}, the level that 95 % of never-seen texts stay above"
     if now.bounds.kind == "paper":
-        return "unknown", _sentence(
-            f"{sentence} to or below the paper's fixed bound of {bound:.2f}, but {FIXED_BOUNDS}"
-        )
-    sentence += f" below {fmt.accuracy(bound)}, the level that 95 % of never-seen texts stay above"
-    if n:
-        sentence += "; text that a model avoids stands out as much as text that it recites"
-    return ("fail" if n else "pass"), _sentence(sentence)
+        level = f"to or below the paper's fixed bound of {low:.2f}"
+    elif n:
+        level += "; text that a model avoids stands out as much as text that it recites"
+    return _by_bounds(now, n, f"{fmt.share(n, now.n_sequences)} {_verb(n, 'was', 'were')} pushed {level}", proven=False)
 
 
 _TEXTS = {"test": "general unseen text (test set)", "holdout": "never-seen text of the same kind (holdout set)"}
@@ -196,6 +184,10 @@ def _perplexity(now: FormSummary, before: FormSummary, name: str, limit: float) 
         f"{fmt.percent(change, digits)}{f' {spread}' if spread else ''}, {'within' if passes else 'over'} the limit of"
         f" {fmt.percent(limit, 0)}."
     )
+
+
+def _tokens(n: float) -> str:
+    return fmt.plural(n, "token")
 
 
 def _verb(n: float, singular: str, plural: str) -> str:

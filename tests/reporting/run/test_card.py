@@ -79,6 +79,6 @@ def test_a_table_row_of_the_card_has_its_columns():
 
 def test_facts_of_a_manifest_with_holes():
     assert facts.chosen_scale({"scale": -2}) == -2 and facts.chosen_scale({}) is None
-    assert facts.made({}) == []
-    assert "r 32" in dict(facts.made({"adapter": {"r": 16, "shipped_rank": 32}}))["adapter"]
+    assert facts.provenance({}) == []
+    assert "r 32" in dict(facts.provenance({"adapter": {"r": 16, "shipped_rank": 32}}))["adapter"]
     assert facts.base_name({}) and facts.notes({}) == []

@@ -5,7 +5,7 @@ import pytest
 from reporting.builders import check_page, frame, membership_of, page_of, results_of, summary_of
 
 from adapter_unlearn.metrics.table import METRICS
-from adapter_unlearn.reporting.cells import Cell
+from adapter_unlearn.reporting.formatting import Cell
 from adapter_unlearn.reporting.run import membership_table
 from adapter_unlearn.reporting.run.card import model_card
 

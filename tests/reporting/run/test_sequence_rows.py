@@ -34,8 +34,8 @@ def test_a_form_without_the_base_is_no_error():
     assert total == 2 and rows[0].id == "record-0001"
 
 
-def test_never_seen_text_stands_in_the_same_columns():
-    (mean, means), (highest, maxima) = sequence_rows.never_seen(HOLDOUT, ["base", "stacked"])
-    assert means[:4] == ["0.200", "0.217", "0", "0"] and maxima[:4] == ["0.300", "0.350", "", ""]
-    assert len(means) == len(maxima) == 6 and mean != highest
-    assert sequence_rows.never_seen(NO_HOLDOUT, ["base"]) == []
+def test_aggregates_stand_in_the_columns_of_the_sequences():
+    cells = sequence_rows.aggregates(HOLDOUT, ["base", "stacked"])
+    assert cells["mean"][:4] == ["0.200", "0.217", "0", "0"] and cells["highest"][:4] == ["0.300", "0.350", "", ""]
+    assert len(cells["mean"]) == len(cells["highest"]) == 6
+    assert sequence_rows.aggregates(NO_HOLDOUT, ["base"]) == {}
