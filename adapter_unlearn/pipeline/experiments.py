@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from adapter_unlearn import recipe
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.recipe import Recipe
@@ -53,11 +51,11 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
             or two experiments are on different texts or bases and could not be compared. Nothing has been run by then.
     """
     where = "matrix" if isinstance(matrix, Mapping) else str(matrix)
-    given = _mapping(matrix if isinstance(matrix, Mapping) else _read(matrix), where)
+    given = recipe.mapping(matrix if isinstance(matrix, Mapping) else recipe.read_yaml(matrix), where)
     if unknown := [key for key in given if key not in KEYS]:
         raise RecipeError(f"{where}: unknown key {unknown[0]!r}; a matrix has {', '.join(KEYS)}")
     shared, seeds = _shared(given, where)
-    experiments = _mapping(given.get("experiments"), f"{where}, experiments")
+    experiments = recipe.mapping(given.get("experiments"), f"{where}, experiments")
     if not experiments:
         raise RecipeError(f"{where}: experiments names none; give at least one")
     planned = []
@@ -65,11 +63,11 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
         place = f"{where}, experiment {name!r}"
         if not re.fullmatch(r"\w[\w .+=,-]*", str(name)):
             raise RecipeError(f"{place}: is no name for a folder; use letters, digits, blanks and . + = , _ -")
-        own = dict(_mapping(changes, place))
+        own = dict(recipe.mapping(changes, place))
         own_seeds = _seeds(own.pop("seeds"), place) if "seeds" in own else seeds
         _refuse_fixed(own, place)
         try:
-            made = recipe.from_mapping(merged(shared, own))
+            made = recipe.from_mapping(recipe.merged(shared, own))
         except RecipeError as error:
             raise RecipeError(f"{place}: {error}") from error
         planned += [
@@ -78,22 +76,6 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
         ]
     _check_comparable(planned, where)
     return planned
-
-
-def merged(shared: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipe keys with those of an experiment over them, section by section.
-
-    Another method brings its own parameters: of the shared ones none stays, for they belong to another method.
-    """
-    found = dict(shared)
-    for key, value in changes.items():
-        old = found.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            other = key == "method" and value.get("name", old.get("name")) != old.get("name")
-            found[key] = dict(value) if other else {**old, **value}
-        else:
-            found[key] = value
-    return found
 
 
 def differing(first: Recipe, second: Recipe) -> list[str]:
@@ -127,11 +109,11 @@ def _shared(given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[
             raise RecipeError(f"{where}: recipe is no file's name; give a recipe's path")
         shared = recipe.as_dict(recipe.load_recipe(given["recipe"]))
     seeds = [shared.get("seed", 0)]
-    base = _mapping(given.get("base"), f"{where}, base")
+    base = recipe.mapping(given.get("base"), f"{where}, base")
     _refuse_fixed(base, f"{where}, base")
     if "seeds" in given:
         seeds = _seeds(given["seeds"], where)
-    return merged(shared, base), seeds
+    return recipe.merged(shared, base), seeds
 
 
 def _refuse_fixed(values: Mapping[str, Any], place: str) -> None:
@@ -157,30 +139,3 @@ def _check_comparable(planned: list[Planned], where: str) -> None:
                     f"{where}: experiments {first.experiment!r} and {other.experiment!r} can't be compared, for {key}"
                     f" is {mine} in one and {its} in the other; put it into base"
                 )
-
-
-def _mapping(value: Any, place: str) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise RecipeError(f"{place}: expected keys and values, got {type(value).__name__}")
-    return value or {}
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML in which no key may stand twice: of two experiments of one name, PyYAML would drop the first in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := [key for i, key in enumerate(keys) if isinstance(key, str) and key in keys[:i]]:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: str | Path) -> Any:
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _Strict)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{path}{line}: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or "is no YAML"
-        raise RecipeError(f"{path}: can't be read ({reason}); give the file of a matrix") from error
