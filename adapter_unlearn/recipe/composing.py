@@ -99,12 +99,13 @@ def _without_other_methods(layers: Sequence[Layer], method: str) -> list[Layer]:
     for layer in layers:
         current = _method_name(layer.keys) or current
         if current != method:
-            keys, defaults = (
-                {key: part[key] for key in part if key != "method"} for part in (layer.keys, layer.defaults)
-            )
-            layer = Layer(keys, defaults, layer.by_method)
+            layer = Layer(_without_method(layer.keys), _without_method(layer.defaults), layer.by_method)
         result.append(layer)
     return result
+
+
+def _without_method(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if key != "method"}
 
 
 def last_method(layers: Sequence[Layer]) -> str | None:
@@ -160,9 +161,11 @@ class _StrictLoader(yaml.SafeLoader):
     """Refuses duplicate keys, of which PyYAML silently keeps only the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := [key for i, key in enumerate(keys) if isinstance(key, str) and key in keys[:i]]:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands twice", node.start_mark)
+        keys = [key for key, _ in node.value if key.tag == "tag:yaml.org,2002:str"]
+        names = [key.value for key in keys]
+        for i, key in enumerate(keys):
+            if key.value in names[:i]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
         return super().construct_mapping(node, deep)
 
 

@@ -95,9 +95,12 @@ def _parsed(parser: jsonargparse.ArgumentParser, layers: Sequence[Layer], flags:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # jsonargparse announces its next major version
         try:
-            # A flag may name another method than the files, and the method decides how the files are merged.
-            method = (parse(last_method(layers) or "").method or {}).get("name") or None
-            values = parser.instantiate(parse(method))
+            named = last_method(layers)
+            values = parse(named or "")
+            method = (values.method or {}).get("name") or None
+            if method is None or method != named:  # from a flag or the default recipe; it decides how files are merged
+                values = parse(method)
+            values = parser.instantiate(values)
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise RecipeError(one_line(str(error))) from error
     recipe = Recipe(**{key.name: values[key.name] for key in fields(Recipe)})

@@ -50,16 +50,12 @@ def test_precedence(load, reverse):
     )
     method = (
         "method: {name: sga, retain_weight: 4}\ntraining: {sequences_per_step: 4}\n"
-        "defaults: {training: {max_epochs: 2, batch_size: 2}, method: {threshold: 0.2, retain_weight: 2, run_threshold: 2}}\n"
+        "defaults:\n  training: {max_epochs: 2, batch_size: 2}\n"
+        "  method: {threshold: 0.2, retain_weight: 2, run_threshold: 2}\n"
     )
     run = load(*([method, model] if reverse else [model, method]), flags=["--seed", "5"])
-    training = run.training
-    assert (training.learning_rate, training.max_epochs, training.batch_size, training.sequences_per_step) == (
-        1,
-        2,
-        3,
-        4,
-    )
+    keys = ("learning_rate", "max_epochs", "batch_size", "sequences_per_step")
+    assert [getattr(run.training, key) for key in keys] == [1, 2, 3, 4]
     assert run.method == {"name": "sga", "threshold": 0.3, "retain_weight": 4, "run_threshold": 2}
     assert run.seed == 5
 

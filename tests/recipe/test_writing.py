@@ -27,8 +27,7 @@ def test_what_is_written_loads_as_the_same_recipe(run, to_text, write):
 
 
 def test_every_key_has_a_comment():
-    lines = {line.split(":")[0]: line for line in recipe.commented_yaml(RUNS["pair"]).splitlines()}
-    for section in fields(Recipe):
-        value = getattr(RUNS["pair"], section.name)
-        keys = [f"  {key.name}" for key in fields(value)] if is_dataclass(value) else [section.name]
-        assert section.name == "method" or all(" # " in lines[key] for key in keys)
+    values = vars(RUNS["pair"]).values()
+    keys = sum(len(fields(value)) if is_dataclass(value) else not isinstance(value, dict) for value in values)
+    lines = recipe.commented_yaml(RUNS["pair"]).splitlines()
+    assert sum(len(line.partition(" # ")[2]) > 2 for line in lines) == keys
