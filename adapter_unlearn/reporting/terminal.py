@@ -51,7 +51,7 @@ def show_run(folder: Path, demo: bool = False) -> None:
     if demo:
         console.print(
             "\nNow your own model and texts:\n"
-            "  adapter-unlearn recipes copy gpt-neo-125m/match.yaml my.yaml\n"
+            "  adapter-unlearn recipes copy gpt-neo-125m match my.yaml\n"
             "  adapter-unlearn unlearn --config my.yaml --model.name MODEL --data.forget TEXTS.jsonl \\\n"
             "      --data.retain KEPT.jsonl --data.holdout UNSEEN.jsonl"
         )

@@ -15,7 +15,6 @@ import json
 from pathlib import Path
 
 from adapter_unlearn import assets, evaluate_interference, load_recipe, unlearn
-from adapter_unlearn.recipe import shipped
 
 PARTS = 3
 
@@ -36,7 +35,7 @@ def main() -> None:
     given = parser.parse_args()
     given.output_dir.mkdir(parents=True, exist_ok=True)
     files = write_parts(given.output_dir)
-    recipe = load_recipe(shipped.path("tiny-cpu/sga.yaml"))
+    recipe = load_recipe(["models/tiny-cpu", "methods/sga"])
     adapters = [given.output_dir / file.stem for file in files]
     for file, run in zip(files, adapters):
         if not (run / "summary.json").is_file():

@@ -8,7 +8,7 @@ adapter of the embedded default (trained into the cache, minutes, unless it is t
 scales, and measures the forget set in every form of deployment. A scaled adapter is also a weaker one: `stacked` is the
 control, and what a form does is its difference from that.
 
-`sga` is the shipped tiny-cpu recipe: many steps against a strong retain term. `ascent` has no retain term, full rank
+`sga` is the shipped method on tiny-cpu: many steps against a strong retain term. `ascent` has no retain term, full rank
 and a small learning rate, and stops at the paper's mean accuracy: it unlearns with a delta a quarter as large, spread
 evenly over the weights (and harms the model more), so the delta is small while the unlearning is strong.
 """
@@ -39,7 +39,6 @@ from adapter_unlearn import (
     survival,
     unlearn,
 )
-from adapter_unlearn.recipe import shipped
 from adapter_unlearn.weights.rounding import overall
 
 MODEL = "embedded:model"
@@ -68,7 +67,7 @@ def adapter_of(series: str, cache: Path) -> Path:
     if folder.is_dir():
         return folder
     if series == "sga":
-        run: Any = load_recipe(shipped.path("tiny-cpu/sga.yaml"), ["--output_dir", str(folder)])
+        run: Any = load_recipe(["models/tiny-cpu", "methods/sga"], ["--output_dir", str(folder)])
     else:
         run = ASCENT | {"output_dir": str(folder)}
     return unlearn(run)

@@ -15,7 +15,7 @@ import yaml
 from helpers import random_rows
 
 import adapter_unlearn
-from adapter_unlearn import cli, pipeline
+from adapter_unlearn import cli, load_recipe, pipeline
 from adapter_unlearn.recipe import shipped
 
 PLAIN = {"quantization": "none", "dtype": "float32"}
@@ -242,10 +242,14 @@ def test_overwrite(arguments, tmp_path):
 def test_recipes(tmp_path, capsys):
     assert cli.main(["recipes", "list"]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in shipped.names())
-    assert cli.main(["recipes", "copy", "tiny-cpu/sga.yaml", str(tmp_path / "my.yaml")]) == 0
-    assert (tmp_path / "my.yaml").read_text() == shipped.path("tiny-cpu/sga.yaml").read_text()
-    assert cli.main(["recipes", "copy", "tiny-cpu/sga.yaml", str(tmp_path / "my.yaml")]) == 2
+    for kind in shipped.KINDS:
+        assert all(f"  {name} " in listed for name in shipped.names(kind))
+    file = str(tmp_path / "my.yaml")
+    assert cli.main(["recipes", "copy", "tiny-cpu", "sga", file]) == 0
+    assert load_recipe(file) == load_recipe(["models/tiny-cpu", "methods/sga"])
+    for words in (["tiny-cpu", "sga", file], ["sga", "tiny-cpu", file + "2"], ["tiny-cpu", file + "2"]):
+        assert cli.main(["recipes", "copy", *words]) == 2, "exists, swapped, no file"
+    assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
 
 
 def test_negate_and_combine(arguments, tmp_path, capfd):

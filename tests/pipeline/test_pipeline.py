@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 from adapter_unlearn import assets, evaluate, load_recipe, load_sequences, models, recipe, unlearn
-from adapter_unlearn.recipe import shipped
 from adapter_unlearn.runs import run_folder
 
 MODEL = assets.resolve("embedded:model")
@@ -51,7 +50,7 @@ def short_recipe(output_dir: Path, **changes: str) -> recipe.Recipe:
         "stop.max_perplexity_increase": "null",
     } | changes
     return load_recipe(
-        shipped.path("tiny-cpu/sga.yaml"), [word for key, value in flags.items() for word in (f"--{key}", value)]
+        ["models/tiny-cpu", "methods/sga"], [word for key, value in flags.items() for word in (f"--{key}", value)]
     )
 
 
