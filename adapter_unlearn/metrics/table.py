@@ -5,6 +5,7 @@ To add a metric, write its function in this folder, add its row here, and regene
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.metrics import generated, membership, prefixes, sampling, teacher_forced
+from adapter_unlearn.metrics.continuations import Continuations
+from adapter_unlearn.metrics.predictions import NotScorableError, Predictions
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,18 @@ def resolve(names: Sequence[str]) -> list[str]:
         if name not in METRICS and name not in GROUPS:
             raise RecipeError(f"unknown metric {name!r}; choose from {', '.join([*GROUPS, *METRICS])}")
     return list(dict.fromkeys(member for name in names for member in GROUPS.get(name, (name,))))
+
+
+def compute(names: Iterable[str], measured: Predictions | Continuations) -> dict[str, float | str]:
+    """Metrics of one kind for one sequence: each one's number, or the reason why it has none."""
+    values: dict[str, float | str] = {}
+    for name in names:
+        try:
+            value = METRICS[name].function(measured)
+            values[name] = "not a number" if math.isnan(value) else value
+        except NotScorableError as reason:
+            values[name] = str(reason)
+    return values
 
 
 def columns_of(names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Run a model over sequences and score them: one entry point for all metrics, `score`."""
+"""Score sequences with a model. `score` is the entry point for all metrics."""
 
 from adapter_unlearn.scoring.forward import (
     DEFAULT_SAMPLING,
@@ -8,7 +8,6 @@ from adapter_unlearn.scoring.forward import (
     device_of,
     hidden_states,
     plain,
-    predict,
     predicted_tokens,
     rows_per_forward,
     vocabulary_of,
@@ -36,7 +35,6 @@ __all__ = [
     "hidden_states",
     "perplexity",
     "plain",
-    "predict",
     "predicted_tokens",
     "rows_per_forward",
     "score",

@@ -15,8 +15,9 @@ from peft import LoraConfig, get_peft_model
 from adapter_unlearn import InputError, RecipeError, load_base, load_sequences, score, scoring
 from adapter_unlearn.metrics import FORWARD, Sampling
 from adapter_unlearn.metrics.set_level import membership
+from adapter_unlearn.metrics.teacher_forced import loss
 from adapter_unlearn.models import load_tokenizer
-from adapter_unlearn.scoring import forward, scores
+from adapter_unlearn.scoring import forward
 
 
 def naive(model, sequence, sampling=(1.0, 40, 1.0)):
@@ -147,7 +148,7 @@ def memorizing_adapter(base, rows):
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_with_an_adapter_that_memorized(memorizers, quantization):
-    """The holdout is the model with its adapters off; and every metric tells memorized from unseen, its own way."""
+    """The reference is the model with its adapters off; every metric separates memorized from unseen text."""
     rows = random_rows(3, (40, 31, 36, 50, 28, 44))
     model = memorizing_adapter(load_base(str(memorizers("llama")), quantization, "float32"), rows)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -163,13 +164,15 @@ def test_with_an_adapter_that_memorized(memorizers, quantization):
     pd.testing.assert_frame_equal(frame[list(expected)], expected, rtol=1e-4, atol=1e-5)
     assert model.active_adapters == ["default"]
     assert trainable == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    told = membership(frame, score(model, unseen, ["forward"])).set_index("metric")
+    table = membership(frame, score(model, unseen, ["forward"])).set_index("metric")
     # No sequence leaves 50 tokens after its prefix.
-    assert set(told.index) == set(FORWARD)
-    assert told.index[told["auc"].isna()].tolist() == ["extractable_50"] == told.index[told["n_forget"] == 0].tolist()
-    assert (told["auc"].dropna() >= 0.75).all(), told["auc"]
+    assert set(table.index) == set(FORWARD)
+    assert (
+        table.index[table["auc"].isna()].tolist() == ["extractable_50"] == table.index[table["n_forget"] == 0].tolist()
+    )
+    assert (table["auc"].dropna() >= 0.75).all(), table["auc"]
     graded = ["memorization_accuracy", "loss", "zlib", "min_k", "min_k_plus_plus", "reference_loss_difference"]
-    assert (told.loc[graded, "auc"] == 1).all() and (told.loc[graded, "tpr_at_1_fpr"] == 1).all()
+    assert (table.loc[graded, "auc"] == 1).all() and (table.loc[graded, "tpr_at_1_fpr"] == 1).all()
 
 
 def test_the_prompt_does_not_count(memorizers):
@@ -218,26 +221,24 @@ def test_a_second_forward_only_to_compare_with_the_base(memorizers, sequences):
     assert (score(model, sequences, ["loss"])["loss"] != frame["loss"]).all()
 
 
-def rows_as_they_come(model, sequences, metrics, indices):
-    return scores._forward_rows(model, sequences, metrics, 4, scoring.DEFAULT_SAMPLING, indices, None)
-
-
-def test_the_stream_is_the_table_longest_first(memorizers, sequences):
+def test_batches_are_yielded_as_they_are_run_longest_first(memorizers, sequences):
     model = load_base(str(memorizers("llama")), "none", "float32")
     frame = score(model, sequences, batch_size=4)
     calls = []
     handle = model.model.register_forward_hook(lambda *_: calls.append(1))
-    stream = rows_as_they_come(model, sequences, scoring.DEFAULT_METRICS, range(len(sequences)))
-    rows = [next(stream) for _ in range(4)]
-    assert len(calls) == 1, "a row comes as soon as its batch is scored"
-    rows += list(stream)
+    stream = forward.predict_batches(model, sequences, range(len(sequences)), 4)
+    batches = [next(stream)]
+    assert len(calls) == 1, "a batch comes as soon as it is run"
+    batches += list(stream)
     handle.remove()
-    lengths = [row["n_tokens"] for _, row in rows]
+    lengths = [len(ids) for _, columns, _ in batches for ids in columns["input_ids"]]
     assert lengths == sorted(lengths, reverse=True)
-    again = pd.DataFrame([row for _, row in sorted(rows)])
-    pd.testing.assert_frame_equal(again[list(frame)], frame)
-    some = dict(rows_as_they_come(model, sequences, ["loss"], [7, 2]))
-    assert {i: row["loss"] for i, row in some.items()} == pytest.approx(frame["loss"][[7, 2]].to_dict(), rel=1e-5)
+    losses = {i: loss(one) for indices, _, predictions in batches for i, one in zip(indices, predictions)}
+    assert losses == frame["loss"].to_dict()
+    ((indices, _, predictions),) = forward.predict_batches(model, sequences, [7, 2], 4)
+    assert {i: loss(one) for i, one in zip(indices, predictions)} == pytest.approx(
+        frame["loss"][[7, 2]].to_dict(), rel=1e-5
+    )
 
 
 def test_a_head_that_does_more_is_left_to_the_model(sequences):

@@ -141,7 +141,7 @@ def test_equals_the_definition(folders, sequences, architecture, quantization):
     values = assert_as_defined(model, sequences)
     assert max(values) == 1 and min(values) < 0.05, "the model must know some rows by heart and some not"
     assert sum(0.1 < value < 0.99 for value in values) >= 2
-    assert greedy._caches(model)
+    assert greedy._uses_cache(model)
 
 
 @pytest.mark.parametrize("batch_size, cache_bytes", [(1, 2**30), (32, 2**30), (5, 1), (32, 7 * 40 * 2 * 2 * 32 * 4)])
@@ -186,7 +186,7 @@ def test_adapters_act(folders, sequences):
 def test_windows_shorter_than_the_text(sequences, config):
     model = memorize(config, taught(), steps=80)
     assert_as_defined(model, sequences.select([0, 5, 8, 10]))
-    assert greedy._caches(model), "the cache keeps what a window hides, so no fallback is needed"
+    assert greedy._uses_cache(model), "the cache keeps what a window hides, so no fallback is needed"
 
 
 def test_a_model_that_goes_wrong_from_a_cache_is_run_without(folders, sequences, monkeypatch):
@@ -199,7 +199,7 @@ def test_a_model_that_goes_wrong_from_a_cache_is_run_without(folders, sequences,
 
     monkeypatch.setattr(greedy._Layer, "update", forgetful)
     assert_as_defined(model, sequences.select([0, 4, 5, 10]), batch_size=3)
-    assert not greedy._caches(model)
+    assert not greedy._uses_cache(model)
 
 
 def test_a_model_with_another_memory_is_run_without_a_cache():
@@ -241,14 +241,14 @@ def test_only_misses_are_generated_from(llama, sequences):
 
 def test_keys_and_values_keep_to_their_budget(llama, sequences, monkeypatch):
     sizes = []
-    room = greedy._room
+    cache_like = greedy._cache_like
 
     def watched(shared, rows):
-        cache = room(shared, rows)
+        cache = cache_like(shared, rows)
         sizes.append(sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values)))
         return cache
 
-    monkeypatch.setattr(greedy, "_room", watched)
+    monkeypatch.setattr(greedy, "_cache_like", watched)
     budget = 10 * 40 * 2 * 2 * 32 * 4  # 10 rows of 40 tokens, keys and values, 2 layers of one head of 32 float32
     greedy.measure(llama, sequences, [EL], cache_bytes=budget)
     assert len(sizes) > 3 and max(sizes) == budget
