@@ -93,7 +93,7 @@ def test_equals_the_naive_definition(memorizers, sequences, architecture, quanti
         assert 0 < frame[name].sum() < frame[name].count(), name
     assert frame["log_p_z"].isin([-np.inf]).any() and frame["log_p_z"].max() > -0.5
     assert frame["reference_loss_difference"].isna().all() and frame["note"].str.contains("no adapters").all()
-    assert "zlib: no text at hand" in frame["note"][0]
+    assert "zlib: " in frame["note"][0]
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
