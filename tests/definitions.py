@@ -1,4 +1,4 @@
-"""Definitions of the generated metrics, written out plainly, for the tests to compare with."""
+"""Definitions of the metrics, written out plainly, for the tests to compare with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections import Counter
 
 import numpy as np
+import torch
+from helpers import warped
 
 N = 10
 """The n of extraction likelihood."""
@@ -69,3 +71,51 @@ NAIVE = {
     "edit_similarity": naive_edit_similarity,
     "longest_common_substring": naive_substring,
 }
+
+
+def naive_forward(model, sequence, sampling=(1.0, 40, 1.0)):
+    """The forward metrics of a sequence, with one forward pass per token; all but those that need adapters."""
+    ids, start, prefix = sequence["input_ids"], sequence["scored_from"], sequence["prefix_tokens"]
+    hits, nlls, drawn, surprises = [], [], [], []
+    for t in range(1, len(ids)):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids[:t]])).logits[0, -1:].float()
+        log_p = torch.log_softmax(logits.double(), -1)[0]
+        hits.append(int(logits.argmax()) == ids[t])
+        nlls.append(-float(log_p[ids[t]]))
+        drawn.append(float(warped(logits, *sampling)[0, ids[t]]))
+        mean = float((log_p.exp() * log_p).sum())
+        deviation = math.sqrt((log_p.exp() * log_p**2).sum() - mean**2)
+        surprises.append((float(log_p[ids[t]]) - mean) / max(deviation, 0.001))
+    counted, suffix = hits[start - 1 :], hits[prefix - 1 :]
+    longest = run = 0
+    for hit in counted:
+        run = run + 1 if hit else 0
+        longest = max(longest, run)
+    total = len(counted)
+    fifth = max(1, int(0.2 * total))
+    prefixes = range(start, len(ids) - 20 + 1)
+    p_z = math.prod(math.exp(value) for value in drawn[prefix - 1 :])
+    loss = sum(nlls[start - 1 :]) / total
+    return {
+        "memorization_accuracy": sum(counted) / total,
+        "exact_memorization": sum(suffix) / len(suffix),
+        "extractable": float(all(suffix)),
+        "extractable_50": float(all(suffix[:50])) if len(suffix) >= 50 else math.nan,
+        "extractable_any_prefix": float(any(all(hits[k - 1 :]) for k in prefixes)) if prefixes else math.nan,
+        "longest_verbatim_run": float(longest),
+        "extraction_strength": 1 - next(k for k in range(total + 1) if all(counted[k:])) / total,
+        "extraction_strength_openunlearning": 1
+        - next((k for k in range(total) if all(counted[k:])), total - 1) / total,
+        "p_z": p_z,
+        "log_p_z": sum(drawn[prefix - 1 :]),
+        "np_extractable": float(1 - (1 - p_z) ** 100 >= 0.5),
+        "loss": loss,
+        "zlib": loss / sequence["zlib_bytes"] if sequence.get("zlib_bytes") else math.nan,
+        "min_k": -sum(sorted(nlls[start - 1 :], reverse=True)[:fifth]) / fifth,
+        "min_k_plus_plus": sum(sorted(surprises[start - 1 :])[:fifth]) / fifth,
+    }
+
+
+NEEDS_ADAPTERS = {"reference_loss_difference"}
+"""Forward metrics that `naive_forward` leaves out."""
