@@ -6,16 +6,6 @@ from adapter_unlearn.metrics.sampling import Sampling
 from adapter_unlearn.metrics.table import FORWARD, GENERATED, GROUPS, METRICS, Metric, columns_of, compute, resolve
 
 __all__ = [
-    "FORWARD",
-    "GENERATED",
-    "GROUPS",
-    "METRICS",
-    "Continuations",
-    "Metric",
-    "NotScorableError",
-    "Predictions",
-    "Sampling",
-    "columns_of",
-    "compute",
-    "resolve",
-]
+    "FORWARD", "GENERATED", "GROUPS", "METRICS", "Continuations", "Metric", "NotScorableError", "Predictions",
+    "Sampling", "columns_of", "compute", "resolve",
+]  # fmt: skip

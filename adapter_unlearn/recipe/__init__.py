@@ -14,30 +14,11 @@ from adapter_unlearn.recipe.schema import (
     Source,
     Stop,
     Training,
-)
+)  # fmt: skip
 from adapter_unlearn.recipe.writing import as_dict, commented_yaml, to_yaml
 
 __all__ = [
-    "Adapter",
-    "Data",
-    "Evaluation",
-    "Form",
-    "Level",
-    "Model",
-    "Recipe",
-    "Source",
-    "Stop",
-    "Training",
-    "add_recipe_arguments",
-    "as_dict",
-    "checked",
-    "commented_yaml",
-    "from_mapping",
-    "load_recipe",
-    "mapping",
-    "merged",
-    "one_line",
-    "parse_recipe",
-    "read_yaml",
-    "to_yaml",
-]
+    "Adapter", "Data", "Evaluation", "Form", "Level", "Model", "Recipe", "Source", "Stop", "Training",
+    "add_recipe_arguments", "as_dict", "checked", "commented_yaml", "from_mapping", "load_recipe", "mapping", "merged",
+    "one_line", "parse_recipe", "read_yaml", "to_yaml",
+]  # fmt: skip

@@ -22,7 +22,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def commented_yaml(recipe: Recipe) -> str:
-    """The same, with a comment beside each key: the beginning of its description in the schema."""
+    """The same with a comment beside each key: the first sentence of its description in the schema."""
     lines = []
     for section in fields(recipe):
         value = getattr(recipe, section.name)
@@ -44,10 +44,8 @@ def _entry(key: str, value: Any) -> str:
 
 
 def _comments(schema: type) -> dict[str, str]:
-    """Key -> its description in the docstring, up to the first full stop, semicolon or colon."""
+    """Key -> the first sentence of its description in the docstring."""
     import docstring_parser
 
     parameters = docstring_parser.parse(schema.__doc__ or "").params
-    return {
-        one.arg_name: re.split(r"[.;:](?:\s|$)", " ".join((one.description or "").split()))[0] for one in parameters
-    }
+    return {one.arg_name: re.split(r"\.(?:\s|$)", " ".join((one.description or "").split()))[0] for one in parameters}

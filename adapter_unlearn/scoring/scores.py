@@ -19,7 +19,7 @@ from adapter_unlearn.metrics import (
     columns_of,
     compute,
     resolve,
-)
+)  # fmt: skip
 from adapter_unlearn.models import gathered, share_of
 from adapter_unlearn.scoring import greedy
 from adapter_unlearn.scoring.forward import DEFAULT_SAMPLING, predict_batches, predicted_tokens
