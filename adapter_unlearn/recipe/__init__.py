@@ -14,7 +14,7 @@ from adapter_unlearn.recipe.schema import (
     Source,
     Stop,
     Training,
-)  # fmt: skip
+)
 from adapter_unlearn.recipe.writing import as_dict, commented_yaml, to_yaml
 
 __all__ = [

@@ -61,13 +61,10 @@ def layer_of(values: Any, place: str) -> Layer:
         RecipeError: a key is unknown, or has another name now.
     """
     keys = dict(mapping(values, place))
-    defaults = dict(mapping(keys.pop("defaults", None), f"{place}, defaults"))
+    defaults = _sections(keys.pop("defaults", None), f"{place}, defaults")
     by_method = mapping(keys.pop("by_method", None), f"{place}, by_method")
-    _check_keys(keys, place)
-    _check_keys(defaults, f"{place}, defaults")
-    for method, own in by_method.items():
-        _check_keys(mapping(own, f"{place}, by_method.{method}"), f"{place}, by_method.{method}")
-    return Layer(keys, defaults, by_method)
+    own = {method: _sections(part, f"{place}, by_method.{method}") for method, part in by_method.items()}
+    return Layer(_sections(keys, place), defaults, own)
 
 
 def composed(layers: Sequence[Layer], method: str | None) -> dict[str, Any]:
@@ -125,7 +122,7 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             other_method = key == "method" and value.get("name", old.get("name")) != old.get("name")
             result[key] = dict(value) if other_method else {**old, **value}
-        elif key != "method" or value is not None:
+        else:
             result[key] = value
     return result
 
@@ -175,16 +172,20 @@ def _method_name(keys: Mapping[str, Any]) -> str | None:
     return None if name is None else str(name)
 
 
-def _check_keys(keys: Mapping[str, Any], place: str) -> None:
-    sections = get_type_hints(Recipe)
-    for section, value in keys.items():
-        if section not in sections:
-            raise RecipeError(f"{place}: unknown key {section!r}; a recipe has {', '.join(sections)}")
-        if not is_dataclass(sections[section]) or not isinstance(value, Mapping):
+def _sections(values: Any, place: str) -> dict[str, Any]:
+    """The recipe keys of a part of a file, without empty sections."""
+    keys, schema = dict(mapping(values, place)), get_type_hints(Recipe)
+    for section, value in list(keys.items()):
+        if section not in schema:
+            raise RecipeError(f"{place}: unknown key {section!r}; a recipe has {', '.join(schema)}")
+        has_fields = is_dataclass(schema[section])
+        if not has_fields and section != "method":
             continue
-        known = [one.name for one in fields(sections[section])]
-        for key in value:
+        if value is None:
+            del keys[section]
+        for key in mapping(value, f"{place}, {section}"):
             if (new := RENAMED.get(f"{section}.{key}")) is not None:
                 raise RecipeError(f"{place}: recipe key {section}.{key} is now {new}; rename it")
-            if key not in known:
+            if has_fields and key not in (known := [one.name for one in fields(schema[section])]):
                 raise RecipeError(f"{place}: unknown key {section}.{key}; {section} has {', '.join(known)}")
+    return keys

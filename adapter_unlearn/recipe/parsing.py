@@ -136,7 +136,7 @@ def one_line(message: str) -> str:
 
 def _plain_type(kind: str) -> str:
     names = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'str'>": "text"}
-    names |= {"<class 'bool'>": "true or false", "<class 'NoneType'>": "null"}
+    names |= {"<class 'bool'>": "true or false", "<class 'NoneType'>": "null", "<class 'dict'>": "keys and values"}
     return names.get(kind, kind.removeprefix("typing.Literal").strip("[]").replace("'", ""))
 
 

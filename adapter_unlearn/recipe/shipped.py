@@ -39,7 +39,8 @@ def find(path: str | Path) -> Path:
     kind, _, name = Path(path).as_posix().removesuffix(".yaml").partition("/")
     if kind in KINDS and name in names(kind):
         return folder() / kind / f"{name}.yaml"
-    raise RecipeError(f"{path}: no such recipe; give a file, or a name that `adapter-unlearn recipes list` shows")
+    place = str(path) or "--config"
+    raise RecipeError(f"{place}: no such recipe; give a file, or a name from `adapter-unlearn recipes list`")
 
 
 def header(kind: str, name: str) -> list[str]:

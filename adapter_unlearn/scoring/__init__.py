@@ -11,7 +11,7 @@ from adapter_unlearn.scoring.forward import (
     predicted_tokens,
     rows_per_forward,
     vocabulary_of,
-)  # fmt: skip
+)
 from adapter_unlearn.scoring.scores import (
     DEFAULT_METRICS,
     Overview,
@@ -20,7 +20,7 @@ from adapter_unlearn.scoring.scores import (
     perplexity,
     score,
     score_parts,
-)  # fmt: skip
+)
 
 __all__ = [
     "DEFAULT_METRICS", "DEFAULT_SAMPLING", "Head", "Overview", "any_sound", "batches", "check_finite", "chunks",

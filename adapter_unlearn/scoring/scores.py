@@ -19,7 +19,7 @@ from adapter_unlearn.metrics import (
     columns_of,
     compute,
     resolve,
-)  # fmt: skip
+)
 from adapter_unlearn.models import gathered, share_of
 from adapter_unlearn.scoring import greedy
 from adapter_unlearn.scoring.forward import DEFAULT_SAMPLING, predict_batches, predicted_tokens
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_METRICS = (
     "memorization_accuracy", "extractable", "extractable_50", "extractable_any_prefix", "longest_verbatim_run", "loss",
 )  # fmt: skip
-"""What `score` computes unless told otherwise: accuracy, extractability, longest run and loss."""
+"""The default metrics of `score`: accuracy, extractability, longest run and loss."""
 
 
 def score(

@@ -76,6 +76,12 @@ def test_the_default_recipe_lies_between_defaults_and_keys(load):
     assert run.stop.patience == 3 and run.stop.early
 
 
+def test_an_empty_section_changes_nothing(load):
+    assert load(BASE + "method: {name: sga}\n", "data:\nmethod:\nseed: 3\n") == load(
+        BASE + "method: {name: sga}\nseed: 3\n"
+    )
+
+
 def test_the_output_folder_may_name_the_method(load):
     text = BASE + "method: {name: sga}\noutput_dir: 'runs/{method}'\n"
     assert load(text).output_dir == "runs/sga"
@@ -85,17 +91,18 @@ def test_the_output_folder_may_name_the_method(load):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("seed: 1\nseed: 2\n", "line 3: 'seed'"),
-        ("method: {name: sga, name: npo}\n", "'name'"),
-        ("training: {lerning_rate: 1}\n", r"training\.lerning_rate"),
-        ("trainin: {batch_size: 1}\n", "'trainin'"),
-        ("defaults: {trainin: {batch_size: 1}}\n", "defaults: .*'trainin'"),
-        ("defaults: 3\n", "defaults: "),
-        ("by_method: {sga: {stop: {erly: 1}}}\n", r"by_method\.sga: .*stop\.erly"),
-        ("by_method: [sga]\n", "by_method: "),
-        ("model: [", "line "),
+        pytest.param("seed: 1\nseed: 2\n", "line 3: 'seed'", id="key twice"),
+        pytest.param("method: {name: sga, name: npo}\n", "'name'", id="inner key twice"),
+        pytest.param("training: {lerning_rate: 1}\n", r"training\.lerning_rate", id="key"),
+        pytest.param("trainin: {batch_size: 1}\n", "'trainin'", id="section"),
+        pytest.param("defaults: {trainin: {batch_size: 1}}\n", "defaults: .*'trainin'", id="default"),
+        pytest.param("defaults: 3\n", "defaults: ", id="no defaults"),
+        pytest.param("by_method: {sga: {stop: {erly: 1}}}\n", r"by_method\.sga: .*stop\.erly", id="by method"),
+        pytest.param("by_method: [sga]\n", "by_method: ", id="list"),
+        pytest.param("model: [", "line ", id="no yaml"),
+        pytest.param("stop: 3\n", "stop: ", id="number"),
+        pytest.param("method: sga\n", "method: ", id="text"),
     ],
-    ids=["key twice", "inner key twice", "key", "section", "default", "no defaults", "by method", "list", "no yaml"],
 )
 def test_a_bad_file_is_named(load, tmp_path, text, named):
     with pytest.raises(RecipeError, match=named) as caught:
