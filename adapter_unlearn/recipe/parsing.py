@@ -101,7 +101,7 @@ def _parsed(parser: jsonargparse.ArgumentParser, layers: Sequence[Layer], flags:
             if method is None or method != named:  # from a flag or the default recipe; it decides how files are merged
                 values = parse(method)
             values = parser.instantiate(values)
-        except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        except (jsonargparse.ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
             raise RecipeError(one_line(str(error))) from error
     recipe = Recipe(**{key.name: values[key.name] for key in fields(Recipe)})
     if method is None:

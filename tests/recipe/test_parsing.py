@@ -119,3 +119,8 @@ def test_a_recipe_without_data_or_file(write, tmp_path):
         load_recipe(write("model: {name: m}\n"))
     with pytest.raises(RecipeError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_value_that_yaml_cannot_hold_is_refused():
+    with pytest.raises(RecipeError):
+        recipe.from_mapping({"model": {"name": object()}, "data": {"forget": "f"}, "method": {"name": "sga"}})
