@@ -179,8 +179,8 @@ def test_every_bad_input_is_tested(memorizers, tmp_path):
         (["negate", "--adapter", "a", "--output_dir", "o", "--search"], "--model and --forget"),
         (["evaluate", "--model", "m", "--forget", "f", "--adapter", "a", "--matrix", "--limit", "few"], "limit"),
         (["recipes", "copy"], "recipes copy"),
-        (["recipes", "copy", "no/such.yaml", "x.yaml"], "no/such.yaml"),
-        (["recipes", "copy", "../../etc/passwd", "x.yaml"], "passwd"),
+        (["recipes", "copy", "no/such", "sga", "x.yaml"], "no/such"),
+        (["recipes", "copy", "tiny-cpu", "../../etc/passwd", "x.yaml"], "passwd"),
     ],
 )
 def test_bad_flags(words, named, capsys, tmp_path, monkeypatch):
