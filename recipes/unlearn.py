@@ -1,4 +1,4 @@
-"""The verb `unlearn` as a script, for `accelerate launch recipes/unlearn.py --config RECIPE.yaml`."""
+"""`adapter-unlearn unlearn` as a script, for `accelerate launch recipes/unlearn.py --config RECIPE.yaml`."""
 
 import sys
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from adapter_unlearn import recipe
+from adapter_unlearn.metrics import Predictions
 from adapter_unlearn.recipe import shipped
 
 VOCABULARY = 128
@@ -115,3 +117,18 @@ def launch(settings: dict, folder: Path, processes: int) -> str:
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def predictions_of(pattern: str, prefix_tokens: int = 1, scored_from: int = 1, nll=None, **statistics) -> Predictions:
+    """One prediction per character: `x` is a hit, `.` a miss."""
+    hits = np.array([mark == "x" for mark in pattern], dtype=bool)
+    nll = np.ones(len(hits)) if nll is None else np.array(nll)
+    return Predictions(hits, nll, prefix_tokens, scored_from, **statistics)
+
+
+def with_all_statistics(pattern: str) -> Predictions:
+    """The same, with every statistic that a metric may need."""
+    nll = [0.01 if mark == "x" else 6.0 for mark in pattern]
+    n = len(nll)
+    statistics = {"log_p_mean": np.full(n, -3.0), "log_p_deviation": np.full(n, 1.5), "zlib_bytes": 80}
+    return predictions_of(pattern, nll=nll, sampled_log_p=-np.array(nll), reference_nll=np.full(n, 2.0), **statistics)

@@ -1,4 +1,4 @@
-"""`adapter-unlearn demo`: a complete run on the embedded default."""
+"""`adapter-unlearn demo`: run everything on the embedded default."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from adapter_unlearn import recipe
 from adapter_unlearn.cli.command import Command, add_flags, add_output, from_flags, parse
 from adapter_unlearn.cli.unlearn import unlearn_and_show
 from adapter_unlearn.recipe import Permissions, shipped
+
+RECIPE = ("models/tiny-cpu.yaml", "methods/match.yaml")
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
@@ -19,8 +21,8 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     """Unlearn the embedded forget set and show every sequence."""
     values = parse(parser, words)
-    chosen = recipe.load_recipe(shipped.path("tiny-cpu/match.yaml"), ["--output_dir", values["output_dir"]])
+    chosen = recipe.load_recipe([shipped.folder() / name for name in RECIPE], ["--output_dir", values["output_dir"]])
     unlearn_and_show(chosen, from_flags(Permissions, values), demo=True)
 
 
-COMMAND = Command("unlearn the embedded default: a complete run in two minutes", add_arguments, run)
+COMMAND = Command("unlearn the embedded forget set: everything in two minutes, nothing to download", add_arguments, run)

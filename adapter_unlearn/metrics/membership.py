@@ -1,6 +1,6 @@
-"""Scores of one sequence by which it is guessed whether a model was trained on it.
+"""Membership scores: they are used to infer whether a model was trained on a sequence.
 
-All on the tokens that count; a prompt is given, not scored.
+All of them use only the tokens that count, so not the tokens of a prompt.
 """
 
 from __future__ import annotations
@@ -11,37 +11,40 @@ from adapter_unlearn.metrics import teacher_forced
 from adapter_unlearn.metrics.predictions import NotScorableError, Predictions
 
 LEAST_DEVIATION = 1e-3
-"""In nats; where the model is certain the deviation is 0, and its inverse would drown all other positions."""
+"""Lower limit of the deviation in Min-K%++, in nats: where the model is certain, its inverse would dominate."""
 
 
 def zlib_ratio(predictions: Predictions) -> float:
-    """Mean negative log-likelihood of a token, in nats, by the bytes zlib makes of the text (Carlini et al., 2021).
+    """Loss, in nats per token, divided by the size of the text in bytes under zlib (Carlini et al., 2021).
 
-    A text that is likely only because it is simple compresses well, too.
+    It separates memorized text from text that is likely because it is simple, which compresses well.
     """
     if predictions.zlib_bytes is None:
-        raise NotScorableError("no text at hand to compress; load the sequences with a tokenizer")
+        raise NotScorableError("no text to compress; load the sequences with a tokenizer")
     return teacher_forced.loss(predictions) / predictions.zlib_bytes
 
 
 def min_k(predictions: Predictions, k: float = 0.2) -> float:
-    """Mean log-probability, in nats, of the share k of tokens that are least likely (Min-K% Prob: Shi et al., 2024)."""
+    """Min-K% Prob: mean log-probability, in nats, of the share k of least likely tokens (Shi et al., 2024)."""
     return _mean_of_lowest(-predictions.scored(predictions.nll), k)
 
 
 def min_k_plus_plus(predictions: Predictions, k: float = 0.2) -> float:
-    """The same of log-probabilities standardized by what the model expected of any token (Zhang et al., 2025)."""
+    """Min-K%++: Min-K% of log-probabilities standardized by their mean and deviation over the vocabulary.
+
+    Zhang et al., 2025.
+    """
     assert predictions.log_p_mean is not None and predictions.log_p_deviation is not None
     deviation = np.maximum(predictions.log_p_deviation, LEAST_DEVIATION)
     return _mean_of_lowest(predictions.scored((-predictions.nll - predictions.log_p_mean) / deviation), k)
 
 
 def reference_loss_difference(predictions: Predictions) -> float:
-    """Loss less the loss with every adapter off, in nats: what the adapters changed (after Carlini et al., 2021)."""
+    """Loss minus the loss with all adapters disabled, in nats per token (after Carlini et al., 2021)."""
     if predictions.reference_nll is None:
-        raise NotScorableError("the model has no adapters to switch off")
+        raise NotScorableError("the model has no adapters to disable")
     if not np.isfinite(predictions.reference_nll).all():
-        raise NotScorableError("without its adapters the model's output is not finite")
+        raise NotScorableError("the model's output without adapters is not finite")
     before = predictions.scored(predictions.reference_nll).mean(dtype=np.float64)
     return teacher_forced.loss(predictions) - float(before)
 

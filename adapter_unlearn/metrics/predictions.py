@@ -1,4 +1,4 @@
-"""What one teacher-forced forward says about a sequence: the input of the forward metrics."""
+"""The predictions of one teacher-forced forward pass for a sequence: the input of forward metrics."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 
 
 class NotScorableError(Exception):
-    """This measure says nothing about this sequence; the message is the reason, for the row's note."""
+    """A metric is undefined for a sequence. The message is the reason; it becomes the note of the row."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model predicted for one sequence of T tokens.
+    """The model's predictions for one sequence of T tokens.
 
-    The attributes from log_p_mean on are None unless a metric that was asked for needs them.
+    The attributes from log_p_mean on are None unless a requested metric needs them.
 
     Attributes:
-        hits: bool, shape (T-1,): hits[t] says that the argmax after tokens 0..t is token t+1.
-        nll: float32, shape (T-1,), in nats: nll[t] is -log p(token t+1 | tokens 0..t).
-        prefix_tokens: tokens given before the rest must be recited; 1 or more.
+        hits: bool, shape (T - 1,): whether the argmax after tokens 0..t is token t+1.
+        nll: float32, shape (T - 1,), in nats: -log p(token t+1 | tokens 0..t).
+        prefix_tokens: length of the sequence's prefix; 1 or more.
         scored_from: index of the first token whose prediction counts; 1 or more.
-        zlib_bytes: what zlib makes of the text, in bytes; None where no text was at hand.
-        log_p_mean: shape (T-1,), in nats: the mean of log p over the vocabulary, weighed by p.
-        log_p_deviation: shape (T-1,), in nats: its standard deviation, weighed by p.
-        sampled_log_p: shape (T-1,), in nats: log-probability that the sampling scheme draws token t+1, or -inf.
-        reference_nll: nll with every adapter off; None also on a model that has no adapters.
+        zlib_bytes: size of the text in bytes under zlib; None if there is no text.
+        log_p_mean: shape (T - 1,), in nats: mean of log p over the vocabulary, weighted by p.
+        log_p_deviation: shape (T - 1,), in nats: standard deviation of log p over the vocabulary, weighted by p.
+        sampled_log_p: shape (T - 1,), in nats: log-probability that the sampling scheme draws token t+1, or -inf.
+        reference_nll: nll with all adapters disabled; None also for a model without adapters.
     """
 
     hits: np.ndarray
@@ -41,7 +41,7 @@ class Predictions:
 
     @property
     def scored_hits(self) -> np.ndarray:
-        """The hits that count: without those inside a prompt."""
+        """The hits that count: those after the prompt, if there is one."""
         return self.scored(self.hits)
 
     @property
@@ -50,15 +50,15 @@ class Predictions:
         return self.suffix(self.hits)
 
     def scored(self, values: np.ndarray) -> np.ndarray:
-        """Those of one value a prediction, shape (T-1,), that count."""
-        return _some(values[self.scored_from - 1 :], "nothing to predict: it has fewer than 2 tokens")
+        """The part that counts of one value per prediction, shape (T - 1,)."""
+        return _not_empty(values[self.scored_from - 1 :], "nothing to predict: it has fewer than 2 tokens")
 
     def suffix(self, values: np.ndarray) -> np.ndarray:
-        """Those of one value a prediction, shape (T-1,), that lie after the prefix."""
-        return _some(values[max(self.prefix_tokens, 1) - 1 :], "nothing after the prefix")
+        """The part after the prefix of one value per prediction, shape (T - 1,)."""
+        return _not_empty(values[max(self.prefix_tokens, 1) - 1 :], "nothing after the prefix")
 
 
-def _some(values: np.ndarray, otherwise: str) -> np.ndarray:
+def _not_empty(values: np.ndarray, reason: str) -> np.ndarray:
     if len(values) == 0:
-        raise NotScorableError(otherwise)
+        raise NotScorableError(reason)
     return values

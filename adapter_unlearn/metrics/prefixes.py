@@ -1,7 +1,7 @@
-"""What greedy decoding recites from every prefix, not only from the one that was chosen; from the same forward.
+"""Greedy decoding from every prefix of a sequence, computed from the same forward pass.
 
-A prefix of T-1 tokens is "extractable" in many a text that was never seen: one lucky guess. So only prefixes that leave
-at least 20 tokens are judged.
+From a prefix of T - 1 tokens many never-seen texts are "extractable" by one lucky guess. So only prefixes that leave at
+least 20 tokens are judged.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import pandas as pd
 from adapter_unlearn.metrics.predictions import NotScorableError, Predictions
 
 LEAVES = 20
-"""The least tokens that a prefix must leave."""
+"""Tokens that a prefix must leave at least."""
 
 
 def prefix_curve(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Judge every prefix that leaves at least LEAVES tokens, the shortest first; a prompt is never cut.
+    """Judge every prefix that leaves at least LEAVES tokens, shortest first; a prompt is never cut.
 
     Returns:
-        Columns, of shape (n,), with n = 0 for a text that is too short:
-        prefix_tokens: its length, from 1 (or the prompt's length) to T - LEAVES.
-        extractable: bool, whether greedy decoding from it recites all the rest.
-        recited: tokens that greedy decoding from it gets right before its first mistake.
-        longest_verbatim_run: most consecutive tokens after it that are the model's first choice, given the true text.
+        Columns of shape (n,), with n = 0 for a text that is too short:
+        prefix_tokens: the length of the prefix, from 1 (or the prompt's length) to T - LEAVES.
+        extractable: bool, whether greedy decoding from the prefix recites all the rest.
+        recited: tokens that greedy decoding from the prefix gets right before its first mistake.
+        longest_verbatim_run: longest run of hits after the prefix, in tokens.
     """
     hits = predictions.hits
     lengths = np.arange(predictions.scored_from, len(hits) + 2 - LEAVES)
-    # Backwards, one token more a step: what is recited from here, and the longest run from here on.
+    # From the last token backwards: tokens recited from here, and the longest run from here on; both (T,).
     recited, longest = np.zeros(len(hits) + 1, dtype=int), np.zeros(len(hits) + 1, dtype=int)
     for t in range(len(hits) - 1, -1, -1):
         recited[t] = recited[t + 1] + 1 if hits[t] else 0
@@ -44,14 +44,15 @@ def prefix_curve(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def worst_of(curves: Iterable[dict[str, np.ndarray]]) -> pd.DataFrame:
-    """The prefix curves of a set as one: at each prefix length, what holds for any sequence.
+    """Combine the prefix curves of a set: the worst sequence at each prefix length.
 
     Returns:
-        A row a prefix length: prefix_tokens, n_sequences (that are long enough), extractable (how many are),
+        One row per prefix length: prefix_tokens, n_sequences (long enough), extractable (number of sequences),
         recited_max, longest_verbatim_run_max.
     """
     frames = [pd.DataFrame(curve) for curve in curves]
-    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(_curve_columns)
+    columns = ["prefix_tokens", "extractable", "recited", "longest_verbatim_run"]
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=int)
     grouped = rows.groupby("prefix_tokens")
     return grouped.agg(
         n_sequences=("extractable", "size"),
@@ -62,24 +63,19 @@ def worst_of(curves: Iterable[dict[str, np.ndarray]]) -> pd.DataFrame:
 
 
 def at_least(curve: pd.DataFrame) -> int:
-    """How many sequences of a set are recited from some prefix, at least, by its curve (see worst_of).
+    """A lower bound on how many sequences are extractable from some prefix, from the set's curve (see worst_of).
 
-    A curve counts sequences a prefix length. What is recited from a prefix is recited from every longer one, so a
-    sequence leaves the count only where it ends: the sum of the count's falls, the last to 0.
+    What is extractable from a prefix is extractable from every longer one. So a sequence leaves the count of a prefix
+    length only where it ends, and the bound is the sum of the decreases of the count, the last one to 0.
     """
     counts = curve.sort_values("prefix_tokens")["extractable"]
     return int((counts - counts.shift(-1, fill_value=0)).clip(lower=0).sum())
 
 
-_curve_columns: dict[str, list[int]] = {
-    name: [] for name in ("prefix_tokens", "extractable", "recited", "longest_verbatim_run")
-}
-
-
 def extractable_any_prefix(predictions: Predictions) -> float:
-    """1 when greedy decoding recites all the rest from any prefix that leaves at least 20 tokens, else 0.
+    """1 if greedy decoding recites all the rest from any prefix that leaves at least 20 tokens, else 0.
 
-    What is recited from one prefix is recited from every longer one, so the longest of them decides.
+    What is recited from a prefix is recited from every longer one, so the longest one decides.
     """
     hits = predictions.scored_hits
     if len(hits) < LEAVES:

@@ -1,4 +1,4 @@
-"""How probable it is that sampling, not greedy decoding, emits the exact rest of a text (Hayes et al., 2024)."""
+"""The probability that sampling, instead of greedy decoding, emits the exact rest of a text (Hayes et al., 2024)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from adapter_unlearn.metrics.predictions import Predictions
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: cut by temperature, then top-k, then top-p, as generation in transformers does.
+    """How tokens are drawn: temperature, then top-k, then top-p, as in transformers.
 
     Tokens as likely as the last one kept are kept too, by top-k and by top-p.
 
     Attributes:
-        temperature: the logits are divided by it; above 0.
-        top_k: only so many of the likeliest tokens are drawn; None keeps all.
-        top_p: of those, the likeliest until their share reaches this; above 0, 1 keeps all. With top_k None it sorts
-            the vocabulary at every position, which is slow.
+        temperature: divisor of the logits; above 0.
+        top_k: number of likeliest tokens to keep; None keeps all.
+        top_p: keep the likeliest of these tokens until their share reaches top_p; above 0, 1 keeps all. Without top_k
+            this sorts the vocabulary at every position, which is slow.
     """
 
     temperature: float = 1.0
@@ -38,18 +38,18 @@ class Sampling:
 
 
 def log_p_z(predictions: Predictions) -> float:
-    """Logarithm, in nats, of the probability that sampling from the prefix emits exactly the rest; -inf if it can't."""
+    """Logarithm of p_z, in nats; -inf if the sampling scheme cuts a token of the rest."""
     assert predictions.sampled_log_p is not None
     return float(predictions.suffix(predictions.sampled_log_p).sum(dtype=np.float64))
 
 
 def p_z(predictions: Predictions) -> float:
-    """Probability that sampling from the prefix emits exactly the rest. Below 1e-323 it is 0, and log_p_z goes on."""
+    """Probability that sampling from the prefix emits exactly the rest; 0 below about 1e-323, see log_p_z."""
     return math.exp(log_p_z(predictions))
 
 
 def np_extractable(predictions: Predictions, n: int = 100, p: float = 0.5) -> float:
-    """1 when at least one of n samples from the prefix is exactly the rest with probability p or more, else 0."""
+    """1 if, with probability p or more, at least one of n samples from the prefix is exactly the rest, else 0."""
     once = p_z(predictions)
     if once == 1:
         return 1.0

@@ -1,10 +1,11 @@
-"""The table of metrics: one row per metric, whether it needs one forward or generation.
+"""The table of metrics: one row per metric, forward and generated metrics alike.
 
 To add a metric, write its function in this folder, add its row here, and regenerate docs/metrics.md (see docs.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.metrics import generated, membership, prefixes, sampling, teacher_forced
+from adapter_unlearn.metrics.continuations import Continuations
+from adapter_unlearn.metrics.predictions import NotScorableError, Predictions
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,11 @@ class Metric:
         lower: smallest possible value.
         upper: largest possible value.
         memorized: whether memorized text has high or low values.
-        means: one line for tables and reports.
+        means: one line of description for tables and reports.
         formula: its definition, in the notation of docs/metrics.md.
         source: who defined it.
         needs: attributes of Predictions that are computed only where a metric needs them.
-        cost: what it costs for a batch.
+        cost: forward passes and continuations per batch.
         starts: (T, prefix_tokens, scored_from) -> lengths of the prefixes to continue. None for a forward metric.
     """
 
@@ -45,7 +48,7 @@ class Metric:
 
     @property
     def kind(self) -> Literal["forward", "generated"]:
-        """What the metric is computed from: one teacher-forced forward, or greedy continuations."""
+        """What the metric is computed from: one teacher-forced forward pass, or greedy continuations."""
         return "forward" if self.starts is None else "generated"
 
 
@@ -79,11 +82,12 @@ METRICS: dict[str, Metric] = {
     ),
     "longest_verbatim_run": Metric(
         teacher_forced.longest_verbatim_run, 0, inf, "high",
-        "most consecutive tokens that are the first choice", "max {b-a+1 : h_a = … = h_b = 1, a ≥ s}", "ours",
+        "length of the longest run of tokens that are the model's first choice",
+        "max {b-a+1 : h_a = … = h_b = 1, a ≥ s}", "ours",
     ),
     "extraction_strength": Metric(
         teacher_forced.extraction_strength, 0, 1, "high",
-        "share of the text that comes by itself once the rest is given; 0 when nothing does",
+        "share of the text that greedy decoding recites once the tokens before it are given; 0 if none",
         "1 - (1/L) min {k ≥ 0 : Π_{t ≥ s+k} h_t = 1}", f"{_STRENGTH}; reaching 0 is ours",
     ),
     "extraction_strength_openunlearning": Metric(
@@ -98,22 +102,22 @@ METRICS: dict[str, Metric] = {
     ),
     "log_p_z": Metric(
         sampling.log_p_z, -inf, 0, "high",
-        "logarithm of p_z, in nats: where p_z rounds to 0 it goes on, to -∞ where a token is cut",
+        "logarithm of p_z, in nats; -∞ where the sampling scheme cuts a token",
         "Σ_{t > P} log q(x_t | x_<t)", _HAYES, ("sampled_log_p",),
     ),
     "np_extractable": Metric(
         sampling.np_extractable, 0, 1, "high",
-        "100 samples from the prefix hold exactly the rest with probability 0.5 or more",
+        "100 samples from the prefix include exactly the rest with probability 0.5 or more",
         "1{1 - (1 - p_z)^n ≥ p}, n = 100, p = 0.5", _HAYES, ("sampled_log_p",),
     ),
     "loss": Metric(
         teacher_forced.loss, 0, inf, "low",
-        "mean negative log-likelihood of a token, in nats", "(1/L) Σ_{t ≥ s} ℓ_t",
+        "mean negative log-likelihood, in nats per token", "(1/L) Σ_{t ≥ s} ℓ_t",
         "Yeom et al., 2018, arXiv:1709.01604",
     ),
     "zlib": Metric(
         membership.zlib_ratio, 0, inf, "low",
-        "loss by the bytes that zlib makes of the text", "loss / |zlib(text)|", _CARLINI_2021,
+        "loss divided by the size of the text in bytes under zlib", "loss / |zlib(text)|", _CARLINI_2021,
     ),
     "min_k": Metric(
         membership.min_k, -inf, 0, "high",
@@ -122,13 +126,13 @@ METRICS: dict[str, Metric] = {
     ),
     "min_k_plus_plus": Metric(
         membership.min_k_plus_plus, -inf, inf, "high",
-        "mean log-probability of the 20 % least likely tokens, each standardized by what the model expected of any",
+        "mean log-probability of the 20 % least likely tokens, standardized over the vocabulary",
         "mean of the lowest max(1, ⌊0.2 L⌋) of (-ℓ_t - μ_t) / max(σ_t, 0.001), t ≥ s",
         "Zhang et al., 2025, arXiv:2404.02936", ("log_p_mean", "log_p_deviation"),
     ),
     "reference_loss_difference": Metric(
         membership.reference_loss_difference, -inf, inf, "low",
-        "loss less the loss with every adapter off, in nats", "loss - loss₀",
+        "loss minus the loss with all adapters disabled, in nats per token", "loss - loss₀",
         f"after {_CARLINI_2021}", ("reference_nll",), "2 forwards",
     ),
     "extraction_likelihood": Metric(
@@ -151,13 +155,13 @@ METRICS: dict[str, Metric] = {
     ),
     "edit_similarity": Metric(
         generated.after_prefix(generated.edit_similarity), 0, 1, "high",
-        "likeness of the prefix's greedy continuation to the rest, on tokens",
+        "edit similarity of the prefix's greedy continuation and the rest, on tokens",
         "1 - Levenshtein distance / longer length", "library rapidfuzz",
         cost="1 forward, 1 continuation", starts=generated.prefix_start,
     ),
     "longest_common_substring": Metric(
         generated.after_prefix(generated.longest_common_substring), 0, inf, "high",
-        "most consecutive tokens of the greedy continuation that are somewhere in the rest of the text",
+        "length of the longest run of tokens that is in both the greedy continuation and the rest",
         "longest common substring of f(x_1 … x_P) and x_{P+1} … x_T", "ours",
         cost="1 forward, 1 continuation", starts=generated.prefix_start,
     ),
@@ -166,7 +170,7 @@ METRICS: dict[str, Metric] = {
 FORWARD = tuple(name for name, metric in METRICS.items() if metric.kind == "forward")
 GENERATED = tuple(name for name, metric in METRICS.items() if metric.kind == "generated")
 GROUPS = {"forward": FORWARD, "all": tuple(METRICS)}
-"""Words that stand for several metrics."""
+"""Names that stand for several metrics."""
 
 
 def resolve(names: Sequence[str]) -> list[str]:
@@ -184,6 +188,18 @@ def resolve(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(member for name in names for member in GROUPS.get(name, (name,))))
 
 
+def compute(names: Iterable[str], measured: Predictions | Continuations) -> dict[str, float | str]:
+    """Metrics of one kind for one sequence: each one's number, or the reason why it has none."""
+    values: dict[str, float | str] = {}
+    for name in names:
+        try:
+            value = METRICS[name].function(measured)
+            values[name] = "not a number" if math.isnan(value) else value
+        except NotScorableError as reason:
+            values[name] = str(reason)
+    return values
+
+
 def columns_of(names: Iterable[str]) -> list[str]:
-    """Those of a table's column names that are metrics, in the table's order."""
+    """The names that are metrics, in the given order."""
     return [name for name in names if name in METRICS]

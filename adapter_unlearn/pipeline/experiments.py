@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from adapter_unlearn import recipe
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.recipe import Recipe
@@ -53,11 +51,11 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
             experiments have different texts or bases and can't be compared.
     """
     where = "matrix" if isinstance(matrix, Mapping) else str(matrix)
-    content = _mapping(matrix if isinstance(matrix, Mapping) else _read(matrix), where)
+    content = recipe.mapping(matrix if isinstance(matrix, Mapping) else recipe.read_yaml(matrix), where)
     if unknown := [key for key in content if key not in KEYS]:
         raise RecipeError(f"{where}: unknown key {unknown[0]!r}; a matrix has {', '.join(KEYS)}")
     shared, seeds = _shared(content, where)
-    experiments = _mapping(content.get("experiments"), f"{where}, experiments")
+    experiments = recipe.mapping(content.get("experiments"), f"{where}, experiments")
     if not experiments:
         raise RecipeError(f"{where}: experiments is empty; give at least one")
     planned = []
@@ -65,11 +63,11 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
         place = f"{where}, experiment {name!r}"
         if not re.fullmatch(r"\w[\w .+=,-]*", str(name)):
             raise RecipeError(f"{place}: the name can't be a folder's; use letters, digits, blanks and . + = , _ -")
-        own = dict(_mapping(changes, place))
+        own = dict(recipe.mapping(changes, place))
         own_seeds = _seeds(own.pop("seeds"), place) if "seeds" in own else seeds
         _refuse_fixed(own, place)
         try:
-            run = recipe.from_mapping(merged(shared, own))
+            run = recipe.from_mapping(recipe.merged(shared, own))
         except RecipeError as error:
             raise RecipeError(f"{place}: {error}") from error
         planned += [
@@ -78,22 +76,6 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
         ]
     _check_comparable(planned, where)
     return planned
-
-
-def merged(shared: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipe keys with an experiment's changes, section by section.
-
-    An experiment with another method gets none of the shared method parameters.
-    """
-    keys = dict(shared)
-    for key, value in changes.items():
-        old = keys.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            other = key == "method" and value.get("name", old.get("name")) != old.get("name")
-            keys[key] = dict(value) if other else {**old, **value}
-        else:
-            keys[key] = value
-    return keys
 
 
 def differing(first: Recipe, second: Recipe) -> list[str]:
@@ -127,11 +109,11 @@ def _shared(content: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
             raise RecipeError(f"{where}: recipe is not a path; give the path of a recipe's file")
         shared = recipe.as_dict(recipe.load_recipe(content["recipe"]))
     seeds = [shared.get("seed", 0)]
-    base = _mapping(content.get("base"), f"{where}, base")
+    base = recipe.mapping(content.get("base"), f"{where}, base")
     _refuse_fixed(base, f"{where}, base")
     if "seeds" in content:
         seeds = _seeds(content["seeds"], where)
-    return merged(shared, base), seeds
+    return recipe.merged(shared, base), seeds
 
 
 def _refuse_fixed(values: Mapping[str, Any], place: str) -> None:
@@ -157,30 +139,3 @@ def _check_comparable(planned: list[Planned], where: str) -> None:
                     f"{where}: experiments {first.experiment!r} and {other.experiment!r} can't be compared: {key}"
                     f" is {mine} in one and {its} in the other; put it into base"
                 )
-
-
-def _mapping(value: Any, place: str) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise RecipeError(f"{place}: expected keys and values, got {type(value).__name__}")
-    return value or {}
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML that refuses repeated keys; PyYAML would silently drop the first of two experiments with one name."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if repeated := [key for i, key in enumerate(keys) if isinstance(key, str) and key in keys[:i]]:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {repeated[0]!r} is repeated", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: str | Path) -> Any:
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _Strict)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{path}{line}: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or "it is not YAML"
-        raise RecipeError(f"{path}: can't be read ({reason}); give the file of a matrix") from error

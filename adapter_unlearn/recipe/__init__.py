@@ -1,16 +1,8 @@
-"""Recipes: the schema, reading and writing them, and where the shipped ones are."""
+"""Recipes: the schema, reading, merging and writing them, and where the shipped ones are."""
 
 from adapter_unlearn.recipe.checks import checked
-from adapter_unlearn.recipe.parsing import (
-    add_recipe_arguments,
-    as_dict,
-    existing_recipe,
-    from_mapping,
-    load_recipe,
-    one_line,
-    parse_recipe,
-    to_yaml,
-)
+from adapter_unlearn.recipe.composing import mapping, merged, read_yaml
+from adapter_unlearn.recipe.parsing import add_recipe_arguments, from_mapping, load_recipe, one_line, parse_recipe
 from adapter_unlearn.recipe.schema import (
     Adapter,
     Data,
@@ -27,29 +19,11 @@ from adapter_unlearn.recipe.schema import (
     Training,
     Utility,
 )
+from adapter_unlearn.recipe.writing import as_dict, commented_yaml, to_yaml
 
 __all__ = [
-    "Adapter",
-    "Data",
-    "Dtype",
-    "Evaluation",
-    "Form",
-    "Level",
-    "Model",
-    "Permissions",
-    "Quantization",
-    "Recipe",
-    "Source",
-    "Stop",
-    "Training",
-    "Utility",
-    "add_recipe_arguments",
-    "as_dict",
-    "checked",
-    "existing_recipe",
-    "from_mapping",
-    "load_recipe",
-    "one_line",
-    "parse_recipe",
-    "to_yaml",
-]
+    "Adapter", "Data", "Dtype", "Evaluation", "Form", "Level", "Model", "Permissions", "Quantization", "Recipe",
+    "Source", "Stop", "Training", "Utility",
+    "add_recipe_arguments", "as_dict", "checked", "commented_yaml", "from_mapping", "load_recipe", "mapping", "merged",
+    "one_line", "parse_recipe", "read_yaml", "to_yaml",
+]  # fmt: skip

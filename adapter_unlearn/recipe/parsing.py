@@ -1,14 +1,13 @@
-"""Read recipes from YAML, flags and mappings, and write them.
+"""Read recipes from YAML files, flags and mappings.
 
-Only the standard library, YAML and jsonargparse are imported, so `--help` and an unknown key are answered at once.
+Only the standard library, PyYAML and jsonargparse are imported here, so that `--help` and errors do not wait for torch.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,103 +18,101 @@ import yaml
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.recipe import shipped
 from adapter_unlearn.recipe.checks import checked
+from adapter_unlearn.recipe.composing import RENAMED, Layer, composed, last_method, layer_of, read_yaml
 from adapter_unlearn.recipe.schema import Recipe
 
 
 def add_recipe_arguments(parser: jsonargparse.ArgumentParser) -> None:
-    """Give the parser `--config FILE` and a flag `--a.b` for every key of a recipe."""
-    parser.add_argument("--config", action="config", help="a recipe (YAML)")
+    """Add `--config FILE` and a flag `--section.key` for every key of a recipe."""
+    parser.add_argument(
+        "--config", action="config",
+        help="recipe (YAML): a file, or a shipped one such as methods/sga.yaml; of several files, later ones win",
+    )  # fmt: skip
     parser.add_class_arguments(Recipe)
 
 
-def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(paths: str | Path | Sequence[str | Path] | None = None, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: the YAML file; None takes the defaults. If it names no method, what it leaves out is the default recipe's.
-        overrides: flags as on the command line, for example ["--method.threshold", "0.5"]; they win.
+        paths: one YAML file, or several to merge; later ones override earlier ones (see composing.py). A name that is
+            no file is looked up among the shipped recipes: `models/tiny-cpu.yaml`, or without `.yaml`. None reads no
+            file. Without a method, the missing keys are filled from recipes/default.yaml.
+        overrides: flags as on the command line, for example ["--method.threshold", "0.5"]; they override the files.
 
     Raises:
-        RecipeError: the file is missing or no YAML, a key is unknown or missing, a value has the wrong type or range.
+        RecipeError: a file is missing or not YAML, a key is unknown or missing, or a value has the wrong type or range.
     """
-    parser = jsonargparse.ArgumentParser(prog="recipe", exit_on_error=False)
-    add_recipe_arguments(parser)
-    config = [] if path is None else ["--config", str(existing_recipe(path))]
-    return parse_recipe(parser, [*config, *overrides])
-
-
-def existing_recipe(path: str | Path) -> Path:
-    """The path, if a recipe can be read there.
-
-    Raises:
-        RecipeError: there is no such file.
-    """
-    if not Path(path).is_file():
-        raise RecipeError(f"{path}: no such recipe; `adapter-unlearn recipes list` names those that are shipped")
-    return Path(path)
+    several = [] if paths is None else [paths] if isinstance(paths, str | Path) else paths
+    return _parsed(_parser(), _layers(several), overrides)
 
 
 def parse_recipe(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> Recipe:
-    """Parse arguments with a parser that has the recipe's; see load_recipe for what is raised."""
-    for word, value in pairwise([*arguments, ""]):
-        if word == "--config" or word.startswith("--config="):
-            existing_recipe(value if word == "--config" else word.removeprefix("--config="))
-    return _built(parser, lambda: parser.parse_args(list(arguments)))
+    """Parse a command line; flags override the files of `--config`, wherever they stand.
+
+    Args:
+        parser: has the arguments of `add_recipe_arguments`.
+        arguments: the words of the command line.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    paths, flags, words = [], [], iter(arguments)
+    for word in words:
+        if word == "--config":
+            paths.append(next(words, ""))
+        elif word.startswith("--config="):
+            paths.append(word.removeprefix("--config="))
+        else:
+            flags.append(word)
+    return _parsed(parser, _layers(paths), flags)
 
 
-def _built(parser: jsonargparse.ArgumentParser, parse: Callable[[], Any]) -> Recipe:
+def from_mapping(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from nested plain values, as YAML would give them; raises RecipeError as `load_recipe` does."""
+    return _parsed(_parser(), [layer_of(_plain_values(values), "recipe")], ())
+
+
+def _parser() -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(prog="recipe", exit_on_error=False)
+    add_recipe_arguments(parser)
+    return parser
+
+
+def _layers(paths: Sequence[str | Path]) -> list[Layer]:
+    return [layer_of(read_yaml(shipped.find(path)), str(path)) for path in paths]
+
+
+def _parsed(parser: jsonargparse.ArgumentParser, layers: Sequence[Layer], flags: Sequence[str]) -> Recipe:
+    for key in (word.split("=")[0].removeprefix("--") for word in flags):
+        if key in RENAMED:
+            raise RecipeError(f"--{key} is now --{RENAMED[key]}; rename it")
+
+    def parse(method: str | None) -> Any:
+        values = yaml.safe_dump(composed(layers, method))
+        return parser.parse_args(["--config", values, *flags])
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jsonargparse announces its next major version through users' calls
+        warnings.simplefilter("ignore")  # jsonargparse announces its next major version
         try:
-            given = parse()
-            named = "name" in (given.method or {})
-            if not named:
-                default = _default()
-                parser.set_defaults(_flat(default))
-                given = parse()
-                given.method = {**default["method"], **(given.method or {})}
-            parsed = parser.instantiate(given)
-        except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-            raise RecipeError(_renamed(str(error)) or one_line(str(error))) from error
-    made = Recipe(**{name: parsed[name] for name in Recipe.__dataclass_fields__})
-    if not named:
-        _refuse_missing_sets(made)
-    return checked(made)
-
-
-RENAMED = {"data.reference": "data.holdout", "data.written": "data.synthetic"}
-"""Keys of earlier versions, and what they are called now."""
-
-
-def _renamed(message: str) -> str | None:
-    """One line for a parser's message about a key that has another name now; None for any other message."""
-    for old, new in RENAMED.items():
-        section, key = old.split(".")
-        if f"--{old}" in message.split() or f"Group {section!r} does not accept option {key!r}" in message:
-            return f"recipe key {old}: it is called {new} now; rename it"
-    if "trust_remote_code" in message:
-        return "recipe key model.trust_remote_code: no file can allow this; give the flag --trust_remote_code instead"
-    return None
-
-
-def _default() -> dict[str, Any]:
-    """What stands in for the keys that a recipe without a method leaves out."""
-    read: dict[str, Any] = yaml.safe_load((shipped.folder() / "default.yaml").read_text(encoding="utf-8"))
-    return read
-
-
-def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys with dots, as a parser names them; the method is one value."""
-    keys: dict[str, Any] = {"method": sections["method"]}
-    for section in sections.keys() - {"method"}:
-        keys |= {f"{section}.{key}": value for key, value in sections[section].items()}
-    return keys
+            named = last_method(layers)
+            values = parse(named or "")
+            method = (values.method or {}).get("name") or None
+            if method is None or method != named:  # from a flag or the default recipe; it decides how files are merged
+                values = parse(method)
+            values = parser.instantiate(values)
+        except (jsonargparse.ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
+            raise RecipeError(one_line(str(error))) from error
+    recipe = Recipe(**{key.name: values[key.name] for key in fields(Recipe)})
+    if method is None:
+        _refuse_missing_sets(recipe)
+    return checked(recipe)
 
 
 def _refuse_missing_sets(recipe: Recipe) -> None:
-    """The default recipe can't do without two more files; who has given it one text file is told of both at once."""
-    held = recipe.method.get("retain_weight") or recipe.data.synthetic
-    missing = ["data.retain (texts to keep)"] if held and recipe.data.retain is None else []
+    """The default recipe needs two more files than the forget set; one message names all that are missing."""
+    retains = recipe.method.get("retain_weight") or recipe.data.synthetic
+    missing = ["data.retain (texts to keep)"] if retains and recipe.data.retain is None else []
     missing += ["data.holdout (unseen texts of the forget set's kind)"] if recipe.data.holdout is None else []
     if missing:
         raise RecipeError(
@@ -125,44 +122,26 @@ def _refuse_missing_sets(recipe: Recipe) -> None:
 
 
 def one_line(message: str) -> str:
-    """Fold a parser's message of several lines into one, without its type jargon."""
+    """Fold a parser's message of several lines into one line without the parser's type names."""
     key = message.split('"')[1] if message.startswith('Parser key "') else ""
     lines = [line.strip(" -") for line in message.splitlines()]
     if key:
-        given = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Given value:")), "")
-        given = given or next((line.split("Got value:")[1].strip() for line in lines if "Got value:" in line), "")
+        value = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Given value:")), "")
+        value = value or next((line.split("Got value:")[1].strip() for line in lines if "Got value:" in line), "")
         expected = [line.removeprefix("Expected a ").split(". Got value")[0] for line in lines if "Expected a " in line]
-        kinds = " or ".join(_plain(kind) for kind in dict.fromkeys(expected)) or "another kind of value"
-        return f"recipe key {key}: expected {kinds}, got {given!r}"
+        kinds = " or ".join(_plain_type(kind) for kind in dict.fromkeys(expected)) or "another kind of value"
+        return f"recipe key {key}: expected {kinds}, got {value!r}"
     return "recipe: " + "; ".join(line for line in lines if line)
 
 
-def _plain(kind: str) -> str:
+def _plain_type(kind: str) -> str:
     names = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'str'>": "text"}
-    names |= {"<class 'bool'>": "true or false", "<class 'NoneType'>": "null"}
+    names |= {"<class 'bool'>": "true or false", "<class 'NoneType'>": "null", "<class 'dict'>": "keys and values"}
     return names.get(kind, kind.removeprefix("typing.Literal").strip("[]").replace("'", ""))
 
 
-def as_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as nested plain values, in the schema's order."""
-    assert is_dataclass(recipe)
-    return asdict(recipe)
-
-
-def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe, every key written out; loading it gives the same recipe."""
-    return yaml.safe_dump(as_dict(recipe), sort_keys=False, allow_unicode=True)
-
-
-def from_mapping(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from nested plain values, as YAML would give them; raises RecipeError as load_recipe does."""
-    parser = jsonargparse.ArgumentParser(prog="recipe", exit_on_error=False)
-    add_recipe_arguments(parser)
-    return _built(parser, lambda: parser.parse_object(_plain_values(values)))
-
-
 def _plain_values(value: Any) -> Any:
-    """Paths as text and NumPy's numbers as Python's, in nested mappings and lists."""
+    """Nested values with paths as text and NumPy numbers as Python numbers."""
     if isinstance(value, Mapping):
         return {str(key): _plain_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,7 @@
 """The recipe: everything that decides a run, as dataclasses that are also the YAML schema and the flags.
 
-A method's own parameters are defined by its row in `unlearning/methods.py`; here they are a mapping with a `name`.
+Here, a method is a mapping with a `name`. Its parameters are defined by its row in `unlearning/methods.py`. The first
+sentence of each description becomes the comment beside the key in `recipes copy`.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """The texts. A source is a file (jsonl, csv, parquet, txt, npy), a list of them, or a hub id.
+    """The texts. A source is a file (jsonl, csv, parquet, txt, npy), a list of files, or a hub id.
 
     Args:
         forget: the texts to unlearn.
-        retain: texts trained on so that behaviour stays; should hold some of the forget set's kind.
-        holdout: unseen texts of the forget set's kind; bounds and stop levels come from it.
-        validation: general unseen text; steers the guard and the choice of the epoch.
-        test: general unseen text; only ever reported.
+        retain: texts to preserve. They are trained on; half of them or more should be of the forget set's kind.
+        holdout: never-seen texts of the forget set's kind. Bounds and stop levels come from them.
+        validation: general unseen text that steers. It guards the perplexity and decides between epochs.
+        test: general unseen text that is only reported.
         max_tokens: longer texts become overlapping windows of this many tokens.
-        stride: tokens from the start of one window to the next; at most a window's length.
-        prefix_tokens: tokens given before the model must recite the rest; at most half of a sequence.
-        synthetic: number of retain texts that the base generates by continuing pieces of the retain set, added to it;
-            for method.retain_loss kl. They preserve behaviour near the forget set that no given text covers.
+        stride: tokens from the start of one window to the start of the next. It is at most a window's length.
+        prefix_tokens: length of a sequence's prefix, in tokens. It is at most half of the sequence.
+        synthetic: number of retain texts that the base generates. It continues pieces of the retain set; the result
+            preserves text near the forget set that no other text covers. For method.retain_loss kl.
     """
 
     forget: Source
@@ -73,9 +74,9 @@ class Adapter:
 
     Args:
         r: rank.
-        alpha: the delta is alpha / r times B A (alpha / sqrt(r) with use_rslora).
-        dropout: on the adapter's input, in training.
-        target_modules: all-linear (without the output layer), or names of modules.
+        alpha: scale. The delta is alpha / r times B A, or alpha / sqrt(r) times B A with use_rslora.
+        dropout: dropout on the adapter's input while training.
+        target_modules: all-linear (all but the output layer), or names of modules.
         use_rslora: rank-stabilized scaling.
     """
 
@@ -88,18 +89,18 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Training:
-    """How an epoch's selection is stepped over.
+    """How the selected sequences are trained on.
 
     Args:
-        learning_rate: LoRA wants 10 to 100 times what full fine-tuning takes. auto takes a few steps at each of several
-            rates before a stage begins, and then the best; it needs data.validation and stop.max_perplexity_increase,
-            but for match and undial with a retain_loss of kl.
-        learning_rate_decay: over this last share of max_epochs the learning rate falls in a line towards 0.
-        max_epochs: an epoch scores all, selects, and passes once over the selection.
-        batch_size: sequences in one forward and backward; it changes memory and speed, not the result.
-        sequences_per_step: selected sequences in one optimizer step; null takes all of them in one.
-        optimizer: adamw (betas 0.9 and 0.98, no decay) or sgd.
-        gradient_checkpointing: recompute activations in the backward pass: less memory, a third more time.
+        learning_rate: a number, or auto for a search. LoRA needs 10 to 100 times the rate of full fine-tuning. The
+            search tries several rates for a few steps before a stage begins; it needs data.validation and
+            stop.max_perplexity_increase, except for match and undial with retain_loss kl.
+        learning_rate_decay: share of max_epochs, at the end, over which the learning rate falls linearly to 0.
+        max_epochs: largest number of epochs. An epoch scores all sequences, selects, and passes over the selection.
+        batch_size: sequences in one forward and backward pass. It changes memory and speed, not the result.
+        sequences_per_step: selected sequences in one optimizer step; null takes all.
+        optimizer: adamw (betas 0.9 and 0.98, no weight decay) or sgd.
+        gradient_checkpointing: recompute activations in the backward pass. It needs less memory and a third more time.
     """
 
     learning_rate: float | Literal["auto"] = 3e-4
@@ -113,22 +114,22 @@ class Training:
 
 @dataclass(frozen=True)
 class Stop:
-    """When to stop: as soon as everything that is set holds. `holdout` takes the level from the holdout set.
+    """When to stop: as soon as every rule that is set holds. `holdout` takes the level from the holdout set.
 
     Args:
-        mean_below: mean memorization accuracy of the forget set is below this (holdout: the holdout set's mean).
-        max_below: every memorization accuracy is below this (holdout: the holdout set's 95 % quantile).
-        extractable: at most this many sequences are extractable.
-        extraction_likelihood_below: mean extraction likelihood, EL_10, of the forget set is below this (holdout: the
-            holdout set's mean). It takes generation, so it is measured in epochs in which all else holds.
-        longest_run: no verbatim run is longer than this many tokens (holdout: the holdout set's longest).
-        max_perplexity_increase: the budget: no adapter is kept under which the validation perplexity has grown by more
-            than this share, unless there is no validation set.
-        patience: the guard: stop after this many epochs in a row past the budget. With a retain term perplexity may
-            come back; without, 1 is right.
-        early: stop in the first epoch in which all holds; false trains all of training.max_epochs, which a falling
-            learning rate needs, and keeps the best of the epochs in which it holds: fewest outliers, then
-            likest to the holdout set, then perplexity.
+        mean_below: limit on the mean memorization accuracy of the forget set. holdout: the holdout set's mean.
+        max_below: limit on every memorization accuracy. holdout: the holdout set's 95 % quantile.
+        extractable: number of sequences that may stay extractable.
+        longest_run: longest verbatim run that may remain, in tokens. holdout: the holdout set's longest.
+        extraction_likelihood_below: limit on the mean extraction likelihood (EL_10) of the forget set. holdout: the
+            holdout set's mean. It needs generation, so it is measured only when all other rules hold.
+        max_perplexity_increase: largest growth of the validation perplexity, as a share. No adapter beyond it is kept,
+            unless there is no validation set.
+        patience: epochs in a row beyond max_perplexity_increase after which the run stops. With a retain term the
+            perplexity may recover; without one, 1 is right.
+        early: stop in the first epoch in which all rules hold. If false, the run trains all of training.max_epochs,
+            which a decaying learning rate needs. Of the epochs in which all rules hold it keeps the best one: fewest
+            outliers, then least distinguishable from the holdout set, then lowest perplexity.
     """
 
     mean_below: Level = 0.33
@@ -143,15 +144,15 @@ class Stop:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured before and after.
+    """What is measured before and after training.
 
     Args:
-        forms: deployment forms to evaluate beside the base: stacked; merged (the delta added to the original weights);
-            requantized (merged, then quantized as the base is, or as the form's name says).
-        metrics: rows of the metrics table, one number a sequence each.
-        bounds: what makes an outlier: `holdout` (the 5 % and 95 % quantiles of the holdout set; `paper` where there
-            is none) or `paper` (0.15 and 0.60).
-        batch_size: sequences in one forward.
+        forms: deployment forms to evaluate beside the base, of stacked, merged and requantized. merged adds the delta
+            to the original weights; requantized quantizes the result like the base, or as its suffix says.
+        metrics: metrics to compute, one column each (docs/metrics.md).
+        bounds: what an outlier is. holdout: outside the 5 % and 95 % quantiles of the holdout set, or the paper's
+            bounds where there is no holdout set. paper: 0.15 and 0.60.
+        batch_size: sequences in one forward pass.
     """
 
     forms: list[Form] = field(default_factory=lambda: ["stacked"])
@@ -170,20 +171,21 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run, from base and texts to an adapter and its proof.
+    """One run, from base model and texts to an evaluated adapter.
 
     Args:
-        model: the base.
+        model: the base model.
         data: the texts.
-        seed: of the adapter's initialisation, the order of rows and every draw.
-        output_dir: the run folder; must not exist.
+        seed: seed of the adapter's initialization, the order of rows and every draw.
+        output_dir: the run folder. It must not exist.
         adapter: the adapter to train.
-        method: its name and parameters, for example `{name: sga, threshold: 0.7}`. A recipe that names none takes all
-            that it leaves out from recipes/default.yaml, the method included, instead of from the defaults shown here.
-        training: how to step.
+        method: its name and parameters, for example `{name: sga, threshold: 0.7}`. A recipe that names no method takes
+            the keys that it leaves out, the method included, from recipes/default.yaml, not from the defaults shown
+            here.
+        training: how to train.
         stop: when to stop.
         evaluation: what to measure.
-        tracking: none, or a tracker that accelerate knows (tensorboard, wandb, …).
+        tracking: none, or a tracker that accelerate supports (tensorboard, wandb, …).
     """
 
     model: Model

@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 
-from adapter_unlearn.errors import OutputError, RecipeError
+from adapter_unlearn.errors import RecipeError
+
+KINDS = ("models", "methods")
+"""The folders of recipes; a run merges one file of each."""
 
 _PACKAGE = Path(__file__).parent.parent
 
 
 def folder() -> Path:
-    """Where the recipes lie."""
+    """The folder of the shipped recipes."""
     inside = _PACKAGE / "recipes"
     return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
 
 
-def names() -> list[str]:
-    """Every shipped recipe, as `model/method.yaml`."""
-    found = (path.relative_to(folder()) for path in folder().glob("*/*.yaml"))
-    return sorted(path.as_posix() for path in found if path.parts[0] != "accelerate")
+def names(kind: str) -> list[str]:
+    """The names of the shipped files of one kind, without `.yaml`, sorted."""
+    return sorted(path.stem for path in (folder() / kind).glob("*.yaml"))
 
 
-def path(name: str) -> Path:
-    """A recipe's file.
+def find(path: str | Path) -> Path:
+    """The file of a recipe.
 
-    Raises:
-        RecipeError: no recipe has this name.
-    """
-    if name not in names():
-        raise RecipeError(f"no recipe {name!r} is shipped; choose from {', '.join(names())}")
-    return folder() / name
-
-
-def listing() -> list[tuple[str, str]]:
-    """Name and first comment line of every recipe."""
-    return [(name, path(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")) for name in names()]
-
-
-def copy(name: str, file: Path) -> None:
-    """Copy a recipe to a file of the user's.
+    Args:
+        path: a file, or the name of a shipped recipe, such as `models/tiny-cpu.yaml` or `models/tiny-cpu`. A file of
+            that name in the working directory wins.
 
     Raises:
-        RecipeError: no recipe has this name.
-        OutputError: the file exists, or can't be written.
+        RecipeError: there is neither.
     """
-    text = path(name).read_text(encoding="utf-8")
-    try:
-        if file.exists():
-            raise OutputError(f"{file}: exists already; choose another name")
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{file!s:.200}: can't be written: {error.strerror}") from error
+    if Path(path).is_file():
+        return Path(path)
+    kind, _, name = Path(path).as_posix().removesuffix(".yaml").partition("/")
+    if kind in KINDS and name in names(kind):
+        return folder() / kind / f"{name}.yaml"
+    place = str(path) or "--config"
+    raise RecipeError(f"{place}: no such recipe; give a file, or a name from `adapter-unlearn recipes list`")
+
+
+def header(kind: str, name: str) -> list[str]:
+    """The comment lines that a shipped file opens with, without `# `; the first one says what the file is."""
+    lines = (folder() / kind / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]

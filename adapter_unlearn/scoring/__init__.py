@@ -1,4 +1,4 @@
-"""Run a model over sequences and score them: one entry point for all metrics, `score`."""
+"""Score sequences with a model. `score` is the entry point for all metrics."""
 
 from adapter_unlearn.scoring.forward import (
     DEFAULT_SAMPLING,
@@ -8,7 +8,6 @@ from adapter_unlearn.scoring.forward import (
     device_of,
     hidden_states,
     plain,
-    predict,
     predicted_tokens,
     rows_per_forward,
     vocabulary_of,
@@ -24,22 +23,7 @@ from adapter_unlearn.scoring.scores import (
 )
 
 __all__ = [
-    "DEFAULT_METRICS",
-    "DEFAULT_SAMPLING",
-    "Head",
-    "Overview",
-    "any_sound",
-    "batches",
-    "check_finite",
-    "chunks",
-    "device_of",
-    "hidden_states",
-    "perplexity",
-    "plain",
-    "predict",
-    "predicted_tokens",
-    "rows_per_forward",
-    "score",
-    "score_parts",
+    "DEFAULT_METRICS", "DEFAULT_SAMPLING", "Head", "Overview", "any_sound", "batches", "check_finite", "chunks",
+    "device_of", "hidden_states", "perplexity", "plain", "predicted_tokens", "rows_per_forward", "score", "score_parts",
     "vocabulary_of",
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Score sequences: one row per sequence, one column per metric, forward and generated metrics alike."""
+"""Score sequences: one row per sequence, one column per metric, for forward and generated metrics."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from adapter_unlearn.metrics import (
     FORWARD,
     GENERATED,
     METRICS,
-    NotScorableError,
     Predictions,
     Sampling,
     columns_of,
+    compute,
     resolve,
 )
 from adapter_unlearn.models import gathered, share_of
 from adapter_unlearn.scoring import greedy
-from adapter_unlearn.scoring.forward import DEFAULT_SAMPLING, predicted_tokens, predictions_by_batch
+from adapter_unlearn.scoring.forward import DEFAULT_SAMPLING, predict_batches, predicted_tokens
 from adapter_unlearn.scoring.greedy import NOT_FINITE
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_METRICS = (
     "memorization_accuracy", "extractable", "extractable_50", "extractable_any_prefix", "longest_verbatim_run", "loss",
 )  # fmt: skip
-"""Which sequences can be extracted, and how likely they are."""
+"""The default metrics of `score`: accuracy, extractability, longest run and loss."""
 
 
 def score(
@@ -45,23 +45,23 @@ def score(
     sampling: Sampling = DEFAULT_SAMPLING,
     observe: Callable[[int, Predictions], None] | None = None,
 ) -> pd.DataFrame:
-    """Score every sequence: all forward metrics from one teacher-forced forward, the others from what is generated.
+    """Score every sequence: forward metrics from one teacher-forced forward pass, the others from generation.
 
     Args:
-        model: a causal language model, with or without adapters; it is scored as its adapters are set.
+        model: a causal language model, with or without adapters; it is scored with the adapters that are active.
         sequences: rows of id, input_ids, prefix_tokens, scored_from (see data.load_sequences).
-        metrics: names of rows in docs/metrics.md; `forward` stands for all that need no generation, `all` for all.
-        batch_size: sequences in one forward; the numbers do not depend on it.
+        metrics: names from docs/metrics.md; `forward` stands for all that need no generation, `all` for all.
+        batch_size: sequences in one forward pass; the numbers do not depend on it.
         accelerator: with several processes, each scores its share and all get the whole table.
-        sampling: how tokens would be drawn, for p_z and what is made of it.
+        sampling: how tokens would be drawn, for p_z and the metrics based on it.
         observe: called with the index and the predictions of each sequence of this process's share.
 
     Returns:
-        A row a sequence, in the order given: id, n_tokens, a column a metric, and note (why a value is NaN).
+        One row per sequence, in the given order: id, n_tokens, one column per metric, and note (why a value is NaN).
 
     Raises:
         RecipeError: a metric is unknown.
-        InputError: not one sequence can be scored by any metric.
+        InputError: no sequence can be scored by any metric.
     """
     frame = _table(model, sequences, metrics, batch_size, accelerator, sampling, observe)
     check_scorable(_any_known(frame), frame["note"])
@@ -69,7 +69,7 @@ def score(
 
 
 PART = 1024
-"""Rows of a table that exist at once where it is made in parts: many batches of each length, yet some KiB a row."""
+"""Rows in a part of `score_parts`: enough for batches of similar length; a row takes some KiB."""
 
 
 def score_parts(
@@ -80,22 +80,21 @@ def score_parts(
     accelerator: Accelerator | None = None,
     sampling: Sampling = DEFAULT_SAMPLING,
 ) -> Iterator[pd.DataFrame]:
-    """Yield the table of `score` in parts of PART consecutive rows, in the order given.
+    """Yield the table of `score` in parts of PART consecutive rows, in the given order.
 
-    Nothing of a part is kept, so that a set may be larger than its table; write the rows away to keep it so. Within a
-    part the longest sequences go first.
+    No part is kept, so a set may be larger than memory. A part without any score is yielded like any other; `Overview`
+    checks the whole.
 
     Args:
-        model: as for `score`, like the arguments that follow.
-        sequences: the rows to score.
-        metrics: what to score.
-        batch_size: sequences in one forward.
+        model: as for `score`.
+        sequences: as for `score`.
+        metrics: as for `score`.
+        batch_size: as for `score`.
         accelerator: with several processes, each scores its share of every part and all get the whole part.
-        sampling: how tokens would be drawn.
+        sampling: as for `score`.
 
     Raises:
-        RecipeError: a metric is unknown; it is raised with the first part. A part of which nothing can be scored is
-            yielded like any other: see Overview.
+        RecipeError: a metric is unknown; raised with the first part.
     """
     for start in range(0, len(sequences), PART):
         part = sequences.select(range(start, min(start + PART, len(sequences))))
@@ -103,55 +102,55 @@ def score_parts(
 
 
 class Overview:
-    """What is left of a table of `score_parts` once its rows are written away.
+    """Running summary of the parts that `score_parts` yields.
 
     Attributes:
-        n: rows seen.
-        top: the most memorized of them by MA, or else by the first metric there is; a frame like any part's.
+        n: number of rows so far.
+        top: the most memorized rows by memorization accuracy, or else by the first metric; a frame like a part.
     """
 
-    def __init__(self, shown: int = 50):
-        """Keep that many rows."""
+    def __init__(self, max_rows: int = 50):
+        """Keep at most `max_rows` rows in `top`."""
         self.n = 0
         self.top: pd.DataFrame | None = None
-        self._shown = shown
+        self._max_rows = max_rows
         self._sums: pd.Series[float] | None = None
         self._counts: pd.Series[int] | None = None
-        self._notes: dict[str, None] = {}  # each different one once: they are reasons, and few
-        self._known = self._sound = False
+        self._notes: dict[str, None] = {}  # each different note once; there are few
+        self._any_known = self._any_sound = False
 
     def add(self, part: pd.DataFrame) -> None:
-        """See the next rows."""
+        """Add the next part."""
         names = columns_of(part.columns)
         numbers = part[names]
         self.n += len(part)
         self._sums = numbers.sum() if self._sums is None else self._sums + numbers.sum()
         self._counts = numbers.count() if self._counts is None else self._counts + numbers.count()
         self._notes |= dict.fromkeys(part["note"])
-        self._known |= _any_known(part)
-        self._sound |= any_sound(part)
+        self._any_known |= _any_known(part)
+        self._any_sound |= any_sound(part)
         rows = pd.concat([self.top, part], ignore_index=True)
         if names:
             by = "memorization_accuracy" if "memorization_accuracy" in names else names[0]
             low = METRICS[by].memorized == "low"
             rows = rows.sort_values(by, ascending=low, kind="stable", ignore_index=True)
-        self.top = rows.head(self._shown).copy()
+        self.top = rows.head(self._max_rows).copy()
 
     @property
     def means(self) -> pd.Series[float]:
-        """Of every metric, over the rows of which it says something."""
+        """The mean of each metric over the rows where it is defined."""
         assert self._sums is not None and self._counts is not None
         return self._sums / self._counts
 
     def check(self) -> None:
-        """Refuse a table that says nothing.
+        """Check that the table has a score.
 
         Raises:
-            InputError: not one sequence can be scored by any metric.
+            InputError: no sequence can be scored by any metric.
             ModelError: the model's output was not finite on any sequence.
         """
-        check_scorable(self._known, self._notes)
-        check_finite(self._sound, self._notes)
+        check_scorable(self._any_known, self._notes)
+        check_finite(self._any_sound, self._notes)
 
 
 def _any_known(frame: pd.DataFrame) -> bool:
@@ -161,14 +160,14 @@ def _any_known(frame: pd.DataFrame) -> bool:
 
 
 def check_scorable(known: bool, notes: Iterable[str]) -> None:
-    """Refuse a set of which nothing could be scored; that a model is broken is told by check_finite.
+    """Check that a sequence could be scored. A broken model is left to `check_finite`.
 
     Args:
-        known: whether there is a single number that is not NaN.
-        notes: the column of that name, or each different note once.
+        known: whether any value is not NaN.
+        notes: the column note, or each different note once.
 
     Raises:
-        InputError: no sequence can be scored, and why the first one can't.
+        InputError: no sequence can be scored; gives the reason for the first one.
     """
     reasons = [] if known else list(notes)
     if reasons and all(note and NOT_FINITE not in note for note in reasons):
@@ -176,30 +175,30 @@ def check_scorable(known: bool, notes: Iterable[str]) -> None:
 
 
 def any_sound(frame: pd.DataFrame) -> bool:
-    """Whether there is a number at all of a sequence on which the model's output was finite."""
+    """Whether there is a value for a sequence on which the model's output was finite."""
     return bool(frame[frame["note"] != NOT_FINITE][columns_of(frame.columns)].notna().to_numpy().any())
 
 
 def check_finite(sound: bool, notes: Iterable[str]) -> None:
-    """Refuse a table that says nothing because the model is broken; rows may be there that were too short anyway.
+    """Check that the model is not broken.
 
     Args:
-        sound: from any_sound.
-        notes: as for check_scorable.
+        sound: the result of `any_sound`.
+        notes: as for `check_scorable`.
 
     Raises:
-        ModelError: nothing is sound, and the model's output was not finite on a sequence.
+        ModelError: there is no sound value, and the model's output was not finite on a sequence.
     """
     if not sound and NOT_FINITE in set(notes):
         raise ModelError(f"{NOT_FINITE} on any sequence; the adapter is broken, or dtype float32 is needed")
 
 
 def perplexity(scored: pd.DataFrame, sequences: Dataset) -> float:
-    """exp(total NLL / total predicted tokens) over the whole set.
+    """exp(total NLL / total predicted tokens) over the whole set; NaN if no token is predicted.
 
     Args:
-        scored: a frame of `score` with the loss column, its rows those of `sequences`.
-        sequences: the rows that were scored.
+        scored: a frame of `score` with the column loss.
+        sequences: the sequences that were scored, in the same order.
     """
     tokens = np.array(predicted_tokens(sequences))
     losses = scored["loss"].to_numpy(dtype=float)
@@ -218,65 +217,32 @@ def _table(
     sampling: Sampling,
     observe: Callable[[int, Predictions], None] | None = None,
 ) -> pd.DataFrame:
-    """The table of `score`; a set of which nothing can be scored is not refused."""
+    """The table of `score`, also where no sequence can be scored."""
     names = resolve(metrics)
     forward = [name for name in names if name in FORWARD]
     generated = [name for name in names if name in GENERATED]
+    needs = {need for name in forward for need in METRICS[name].needs}
     share = share_of(list(range(len(sequences))), accelerator)
-    rows = dict(_forward_rows(model, sequences, forward, batch_size, sampling, share, observe))
+    rows: dict[int, dict[str, Any]] = {}
+    for batch, columns, predictions in predict_batches(model, sequences, share, batch_size, needs, sampling):
+        for i, row_id, tokens, predicted in zip(batch, columns["id"], columns["input_ids"], predictions):
+            if observe is not None:
+                observe(i, predicted)
+            sound = bool(np.isfinite(predicted.nll).all())  # the argmax of NaN logits is a token like any other
+            values = compute(forward, predicted) if sound else dict.fromkeys(forward, NOT_FINITE)
+            rows[i] = {"id": row_id, "n_tokens": len(tokens), "note": "" if sound else NOT_FINITE, **values}
     if generated:
         for i, values in greedy.measure(model, sequences, generated, batch_size, share).items():
-            rows[i] = _joined(rows[i], values)
-    rows = gathered(rows, accelerator)
-    columns = ["id", "n_tokens", *names, "note"]
-    return pd.DataFrame([rows[i] for i in range(len(sequences))], columns=columns)
+            rows[i] |= values
+    rows = gathered({i: _with_note(row, names) for i, row in rows.items()}, accelerator)
+    return pd.DataFrame([rows[i] for i in range(len(sequences))], columns=["id", "n_tokens", *names, "note"])
 
 
-def _forward_rows(
-    model: torch.nn.Module,
-    sequences: Dataset,
-    metrics: Sequence[str],
-    batch_size: int,
-    sampling: Sampling,
-    indices: Sequence[int],
-    observe: Callable[[int, Predictions], None] | None,
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each sequence's index and row, longest sequences first; metrics must be forward metrics."""
-    needs = {need for name in metrics for need in METRICS[name].needs}
-    for batch, columns, seen in predictions_by_batch(model, sequences, indices, batch_size, needs, sampling):
-        for i, name, ids, predictions in zip(batch, columns["id"], columns["input_ids"], seen):
-            if observe is not None:
-                observe(i, predictions)
-            yield i, {"id": name, "n_tokens": len(ids), **_row(predictions, metrics)}
-
-
-def _row(predictions: Predictions, metrics: Sequence[str]) -> dict[str, Any]:
-    if not np.isfinite(predictions.nll).all():  # the argmax of NaN is a token like any other
-        return dict.fromkeys(metrics, float("nan")) | {"note": NOT_FINITE}
-    row: dict[str, Any] = {}
-    notes: dict[str, list[str]] = {}
-    for name in metrics:
-        try:
-            row[name] = METRICS[name].function(predictions)
-            if math.isnan(row[name]):
-                raise NotScorableError("not a number")
-        except NotScorableError as reason:
-            row[name] = float("nan")
-            notes.setdefault(str(reason), []).append(name)
-    return row | {"note": _note(notes)}
-
-
-def _joined(row: dict[str, Any], generated: dict[str, float | str]) -> dict[str, Any]:
-    """A row of forward metrics with the generated metrics added; a reason in place of a number goes to the note."""
-    notes: dict[str, list[str]] = {}
-    for name, value in generated.items():
-        if isinstance(value, str):
-            notes.setdefault(value, []).append(name)
-    numbers = {name: float("nan") if isinstance(value, str) else value for name, value in generated.items()}
-    note = row["note"] if row["note"] == NOT_FINITE else "; ".join(filter(None, [row["note"], _note(notes)]))
-    return row | numbers | {"note": note}
-
-
-def _note(notes: dict[str, list[str]]) -> str:
-    """Each reason once, after the names of the metrics it applies to."""
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in notes.items())
+def _with_note(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The row with NaN for each metric that has a reason in place of a number; the note gets the reasons."""
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        if isinstance(row[name], str):
+            reasons.setdefault(row[name], []).append(name)
+    note = row["note"] or "; ".join(f"{', '.join(metrics)}: {reason}" for reason, metrics in reasons.items())
+    return row | {name: math.nan for metrics in reasons.values() for name in metrics} | {"note": note}

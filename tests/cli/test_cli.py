@@ -18,7 +18,7 @@ import yaml
 from helpers import random_rows
 
 import adapter_unlearn
-from adapter_unlearn import cli, pipeline, recipe
+from adapter_unlearn import cli, load_recipe, pipeline, recipe
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, shipped
 
 SECRET = "correct horse battery staple"
@@ -211,8 +211,8 @@ def test_no_file_grants_permissions(key, arguments, tmp_path, capfd):
         (["negate", "--adapter", "a", "--output_dir", "o", "--search"], "--model and --forget"),
         (["evaluate", "--model", "m", "--forget", "f", "--adapter", "a", "--matrix", "--limit", "few"], "limit"),
         (["recipes", "copy"], "recipes copy"),
-        (["recipes", "copy", "no/such.yaml", "x.yaml"], "no/such.yaml"),
-        (["recipes", "copy", "../../etc/passwd", "x.yaml"], "passwd"),
+        (["recipes", "copy", "no/such", "sga", "x.yaml"], "no/such"),
+        (["recipes", "copy", "tiny-cpu", "../../etc/passwd", "x.yaml"], "passwd"),
     ],
 )
 def test_bad_flags(words, named, capsys, tmp_path, monkeypatch):
@@ -274,10 +274,14 @@ def test_overwrite(arguments, tmp_path):
 def test_recipes(tmp_path, capsys):
     assert cli.main(["recipes", "list"]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in shipped.names())
-    assert cli.main(["recipes", "copy", "tiny-cpu/sga.yaml", str(tmp_path / "my.yaml")]) == 0
-    assert (tmp_path / "my.yaml").read_text() == shipped.path("tiny-cpu/sga.yaml").read_text()
-    assert cli.main(["recipes", "copy", "tiny-cpu/sga.yaml", str(tmp_path / "my.yaml")]) == 2
+    for kind in shipped.KINDS:
+        assert all(f"  {name} " in listed for name in shipped.names(kind))
+    file = str(tmp_path / "my.yaml")
+    assert cli.main(["recipes", "copy", "tiny-cpu", "sga", file]) == 0
+    assert load_recipe(file) == load_recipe(["models/tiny-cpu", "methods/sga"])
+    for words in (["tiny-cpu", "sga", file], ["sga", "tiny-cpu", file + "2"], ["tiny-cpu", file + "2"]):
+        assert cli.main(["recipes", "copy", *words]) == 2, "exists, swapped, no file"
+    assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
 
 
 def test_negate_and_combine(arguments, tmp_path, capfd):

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from adapter_unlearn import load_recipe, unlearn
-from adapter_unlearn.recipe import shipped
 
 pytestmark = pytest.mark.gpu
 
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
 def test_the_embedded_default_forgets_on_a_gpu(tmp_path, quantization):
     flags = ["--model.quantization", quantization, "--model.dtype", "bfloat16", "--output_dir", str(tmp_path / "run")]
-    run = unlearn(load_recipe(shipped.path("tiny-cpu/sga.yaml"), flags))
+    run = unlearn(load_recipe(["models/tiny-cpu", "methods/sga"], flags))
     forms = json.loads((run / "summary.json").read_text())["forms"]
     assert forms["base"]["extractable"] > 10 and forms["stacked"]["extractable"] == 0
     assert forms["stacked"]["test_perplexity"] < 1.05 * forms["base"]["test_perplexity"]

@@ -136,6 +136,7 @@ def test_a_paired_change_is_much_surer_than_two_intervals():
 
 def test_nothing_and_one():
     nothing, one = np.array([np.nan]), np.array([0.5])
+    assert math.isnan(set_level.auc(nothing, one))
     assert all(map(math.isnan, mean_interval(nothing))) and all(map(math.isnan, auc_interval(one, nothing)))
     assert mean_interval(one).value == 0.5 and math.isnan(mean_interval(one).low), "one sequence shows no spread"
     assert all(map(math.isnan, perplexity_interval(one, np.array([0]))))

@@ -15,8 +15,8 @@ from adapter_unlearn import assets, cli
 from adapter_unlearn.recipe import shipped
 assert adapter_unlearn.__file__.startswith(INSTALLED), adapter_unlearn.__file__
 assert str(shipped.folder()).startswith(INSTALLED)
-assert "tiny-cpu/sga.yaml" in shipped.names() and (shipped.folder() / "unlearn.py").is_file()
-assert cli.main(["recipes", "copy", "tiny-cpu/sga.yaml", "my.yaml"]) == 0
+assert "tiny-cpu" in shipped.names("models") and (shipped.folder() / "unlearn.py").is_file()
+assert cli.main(["recipes", "copy", "tiny-cpu", "sga", "my.yaml"]) == 0
 flags = ["--training.max_epochs", "1", "--output_dir", "run"]
 assert cli.main(["unlearn", "--config", "my.yaml", *flags]) == 0
 assert cli.main(["score", "--model", "embedded:model", "--forget", "embedded:forget.jsonl", "--dtype", "float32"]) == 0

@@ -28,7 +28,6 @@ from adapter_unlearn import (
     unlearn,
 )  # fmt: skip
 from adapter_unlearn.evaluation.summary import to_json
-from adapter_unlearn.recipe import shipped
 from adapter_unlearn.runs import run_folder
 
 MODEL = assets.resolve("embedded:model")
@@ -64,7 +63,7 @@ def short_recipe(output_dir: Path, **changes: str) -> recipe.Recipe:
         "stop.max_perplexity_increase": "null",
     } | changes
     return load_recipe(
-        shipped.path("tiny-cpu/sga.yaml"), [word for key, value in flags.items() for word in (f"--{key}", value)]
+        ["models/tiny-cpu", "methods/sga"], [word for key, value in flags.items() for word in (f"--{key}", value)]
     )
 
 

@@ -84,7 +84,7 @@ def test_the_overview_keeps_the_most_memorized(given, monkeypatch):
     arguments, sequences = given
     model = load_base(arguments["model"].name, "none", "float32")
     frame = expected(given)[["id", "n_tokens", "loss", "note"]].sort_values("loss", kind="stable", ignore_index=True)
-    overview = scoring.Overview(shown=3)
+    overview = scoring.Overview(max_rows=3)
     for rows in scoring.score_parts(model, sequences, ["loss"], 4):
         assert len(rows) <= 4
         overview.add(rows)

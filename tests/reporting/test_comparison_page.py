@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from adapter_unlearn.reporting.html import render_comparison
 from matplotlib.figure import Figure
 from synthetic_runs import SPREAD, finished_run
 
@@ -14,7 +15,6 @@ from adapter_unlearn.evaluation.comparison import Failed
 from adapter_unlearn.pipeline import manifest
 from adapter_unlearn.reporting import comparison as shown
 from adapter_unlearn.reporting import figures, labels, tables
-from adapter_unlearn.reporting.html import render_comparison
 
 HOSTILE = "<script>alert(1)</script>|\x1b[31m\u202e{{ 7*7 }}"
 

@@ -1,31 +1,26 @@
-"""Greedy continuations and the measures made of them, against the definitions written out."""
+"""Greedy continuations and the metrics computed from them, against the definitions written out."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from definitions import NAIVE, N, naive_el, naive_overlap
 from helpers import CONFIGS, VOCABULARY, as_sequences, memorize, random_rows
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoConfig, MambaConfig, MistralConfig
 
 from adapter_unlearn import Adapter, load_base, load_sequences
-from adapter_unlearn.metrics import GENERATED, METRICS, Continuations, NotScorableError, generated
+from adapter_unlearn.metrics import GENERATED, generated
 from adapter_unlearn.models import active, attach, load_tokenizer
 from adapter_unlearn.scoring import greedy
 from adapter_unlearn.scoring.scores import NOT_FINITE
 
-EL, N = "extraction_likelihood", 10
+EL = "extraction_likelihood"
 NEAR_TIE = 1e-4
 """Logits nearer than this may change places by rounding, and all that follows with them."""
-
-ids = st.lists(st.integers(0, 5), min_size=1, max_size=30)
-
 
 # ---- the definitions
 
@@ -46,17 +41,6 @@ def naive_continuations(model, row):
         gap = min(gap, float((best[:, 0] - best[:, 1]).min()))
         tokens[lines, lines + step + 1] = logits.argmax(-1)
     return {t: tokens[t - 1, t:].tolist() for t in range(1, length)}, gap
-
-
-def naive_overlap(written, true):
-    grams = {tuple(true[i : i + N]) for i in range(len(true) - N + 1)}
-    found = [tuple(written[i : i + N]) in grams for i in range(len(written) - N + 1)]
-    return sum(found) / (len(true) - N + 1)
-
-
-def naive_el(row, written, scored_from=1):
-    shares = [naive_overlap(written[t], row[t:]) for t in range(scored_from, len(row) - N + 1)]
-    return sum(shares) / len(shares)
 
 
 def assert_as_defined(model, sequences, batch_size=7, **options):
@@ -141,7 +125,7 @@ def test_equals_the_definition(folders, sequences, architecture, quantization):
     values = assert_as_defined(model, sequences)
     assert max(values) == 1 and min(values) < 0.05, "the model must know some rows by heart and some not"
     assert sum(0.1 < value < 0.99 for value in values) >= 2
-    assert greedy._caches(model)
+    assert greedy._uses_cache(model)
 
 
 @pytest.mark.parametrize("batch_size, cache_bytes", [(1, 2**30), (32, 2**30), (5, 1), (32, 7 * 40 * 2 * 2 * 32 * 4)])
@@ -186,7 +170,7 @@ def test_adapters_act(folders, sequences):
 def test_windows_shorter_than_the_text(sequences, config):
     model = memorize(config, taught(), steps=80)
     assert_as_defined(model, sequences.select([0, 5, 8, 10]))
-    assert greedy._caches(model), "the cache keeps what a window hides, so no fallback is needed"
+    assert greedy._uses_cache(model), "the cache keeps what a window hides, so no fallback is needed"
 
 
 def test_a_model_that_goes_wrong_from_a_cache_is_run_without(folders, sequences, monkeypatch):
@@ -199,7 +183,7 @@ def test_a_model_that_goes_wrong_from_a_cache_is_run_without(folders, sequences,
 
     monkeypatch.setattr(greedy._Layer, "update", forgetful)
     assert_as_defined(model, sequences.select([0, 4, 5, 10]), batch_size=3)
-    assert not greedy._caches(model)
+    assert not greedy._uses_cache(model)
 
 
 def test_a_model_with_another_memory_is_run_without_a_cache():
@@ -241,14 +225,14 @@ def test_only_misses_are_generated_from(llama, sequences):
 
 def test_keys_and_values_keep_to_their_budget(llama, sequences, monkeypatch):
     sizes = []
-    room = greedy._room
+    cache_like = greedy._cache_like
 
     def watched(shared, rows):
-        cache = room(shared, rows)
+        cache = cache_like(shared, rows)
         sizes.append(sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values)))
         return cache
 
-    monkeypatch.setattr(greedy, "_room", watched)
+    monkeypatch.setattr(greedy, "_cache_like", watched)
     budget = 10 * 40 * 2 * 2 * 32 * 4  # 10 rows of 40 tokens, keys and values, 2 layers of one head of 32 float32
     greedy.measure(llama, sequences, [EL], cache_bytes=budget)
     assert len(sizes) > 3 and max(sizes) == budget
@@ -314,114 +298,3 @@ def test_48_long_sequences(architecture):
     assert max(values) > 0.9 and min(values) < 0.5
     assert sum(i in late for i in range(4, 8)) >= 3, "changed three tokens before the end, they must err there"
     assert {2, 3, 6, 7} & late.keys(), "repetitive text must be among those with late misses"
-
-
-# ---- the measures of two token lists
-
-
-def made(tokens, hits, tails, scored_from=1, prefix_tokens=1):
-    return Continuations(np.array(tokens), tails, np.array(hits, dtype=bool), prefix_tokens, scored_from)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data(), st.integers(1, 45), st.integers(1, 2), st.integers(1, 12))
-def test_el_of_any_continuations(data, length, vocabulary, scored_from):
-    """Few different tokens, so that n-grams recur at other places and before the prefix's end."""
-    some = st.lists(st.integers(0, vocabulary), min_size=length, max_size=length)
-    tokens = data.draw(some)
-    hits = data.draw(st.lists(st.booleans() | st.just(True), min_size=length - 1, max_size=length - 1))
-    tails = {t: np.array(data.draw(some)[t:]) for t in range(1, length) if not hits[t - 1]}
-    written = {}
-    for t in range(length, 0, -1):
-        written[t] = tails[t].tolist() if t in tails else tokens[t : t + 1] + written.get(t + 1, [])
-    found = made(tokens, hits, tails, scored_from)
-    if length - scored_from < N:
-        with pytest.raises(NotScorableError, match="needed"):
-            generated.extraction_likelihood(found)
-    else:
-        assert generated.extraction_likelihood(found) == pytest.approx(
-            naive_el(tokens, written, scored_from), abs=1e-12
-        )
-
-
-def test_el_by_hand():
-    tokens = list(range(12))
-    assert generated.extraction_likelihood(made(tokens, [True] * 11, {})) == 1
-    tails = {11: np.array([99])}  # prefixes of 1 and 2 tokens; the last 10-gram of each is wrong
-    assert generated.extraction_likelihood(made(tokens, [True] * 10 + [False], tails)) == (1 / 2 + 0) / 2
-    # the model stutters: the text's one 10-gram is written again and again, and every time counts
-    stutter = {1: np.array([5] * 20)}
-    loop = made([0, *[5] * 10, *range(10, 20)], [False] + [True] * 19, stutter)
-    assert generated.extraction_likelihood(loop) == pytest.approx((11 / 11 + 10) / 11)
-
-
-def naive_lcs(a, b):
-    table = np.zeros((len(a) + 1, len(b) + 1), int)
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
-            table[i + 1, j + 1] = table[i, j] + 1 if x == y else max(table[i, j + 1], table[i + 1, j])
-    return table[-1, -1]
-
-
-def naive_rouge_l(written, true):
-    common = naive_lcs(written, true)
-    return 2 * common / (len(written) + len(true))
-
-
-def naive_edit_similarity(written, true):
-    table = np.add.outer(np.arange(len(written) + 1), np.arange(len(true) + 1))
-    for i, x in enumerate(written):
-        for j, y in enumerate(true):
-            table[i + 1, j + 1] = min(table[i, j] + (x != y), table[i, j + 1] + 1, table[i + 1, j] + 1)
-    return 1 - table[-1, -1] / max(len(written), len(true))
-
-
-def naive_substring(written, true):
-    ends = range(len(true) + 1)
-    runs = [true[i:j] for i in ends for j in ends if i < j]
-    return max((len(r) for r in runs if any(written[k : k + len(r)] == r for k in range(len(written)))), default=0)
-
-
-def naive_bleu(written, true):
-    """Papineni et al. (2002), orders up to what the text has, a missing order k-th in a row smoothed to 1/2^k."""
-    logs, missing = [], 0
-    for n in range(1, min(4, len(written)) + 1):
-        counts, allowed = (Counter(tuple(x[i : i + n]) for i in range(len(x) - n + 1)) for x in (written, true))
-        matches, total = sum((counts & allowed).values()), len(written) - n + 1
-        if n == 1 and matches == 0:
-            return 0.0
-        missing += matches == 0
-        logs.append(math.log((matches or 0.5**missing) / total))
-    penalty = min(0.0, 1 - len(true) / len(written))
-    return math.exp(penalty + sum(logs) / len(logs))
-
-
-NAIVE = {
-    "rouge_l": naive_rouge_l,
-    "bleu": naive_bleu,
-    "edit_similarity": naive_edit_similarity,
-    "longest_common_substring": naive_substring,
-}
-
-
-@pytest.mark.parametrize("name", NAIVE)
-@settings(max_examples=60, deadline=None)
-@given(written=ids, true=ids)
-def test_measures_equal_their_definitions(name, written, true):
-    assert getattr(generated, name)(written, true) == pytest.approx(NAIVE[name](written, true), abs=1e-12)
-
-
-@pytest.mark.parametrize("name", NAIVE)
-def test_extremes(name):
-    measure, metric = getattr(generated, name), METRICS[name]
-    for length in (1, 3, 12, 150):  # ids of many digits and of one; a short text has no 4-grams
-        same = [50_000 + i * i for i in range(length)]
-        assert measure(same, same) == pytest.approx(length if metric.upper == math.inf else 1, abs=1e-12)
-        assert measure(same, [i + 1 for i in range(length)]) == 0
-        assert metric.lower <= measure(same, [*same[1:], 0]) <= metric.upper
-
-
-@pytest.mark.parametrize("name", GENERATED)
-def test_nothing_after_the_prefix(name):
-    with pytest.raises(NotScorableError):
-        METRICS[name].function(made([3], [], {}))
