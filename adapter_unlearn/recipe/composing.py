@@ -33,6 +33,8 @@ from adapter_unlearn.recipe.schema import Recipe
 
 RENAMED = {"data.reference": "data.holdout", "data.written": "data.synthetic"}
 """Keys of earlier versions, and their present names."""
+FLAGS_ONLY = ("model.trust_remote_code",)
+"""What only a flag may allow."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,8 @@ def _sections(values: Any, place: str) -> dict[str, Any]:
         if value is None:
             del keys[section]
         for key in mapping(value, f"{place}, {section}"):
+            if f"{section}.{key}" in FLAGS_ONLY:
+                raise RecipeError(f"{place}: no file can set {section}.{key}; give the flag --{key} instead")
             if (new := RENAMED.get(f"{section}.{key}")) is not None:
                 raise RecipeError(f"{place}: recipe key {section}.{key} is now {new}; rename it")
             if has_fields and key not in (known := [one.name for one in fields(schema[section])]):
