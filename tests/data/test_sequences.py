@@ -46,11 +46,14 @@ def test_many_texts_are_tokenized_as_one_by_one(plain):
 
 def test_a_text_longer_than_the_tokenizers_maximum_says_nothing(caplog):
     tokenizer = build(bos_token="<s>")  # a new one, because it would say it once
+    verbosity = transformers.logging.get_verbosity()  # the command line, in another test, may have turned it down
+    transformers.logging.set_verbosity_warning()
     transformers.logging.enable_propagation()
     load_sequences(["the number " * 100], tokenizer)
     assert tokenizer.model_max_length == 16 and not caplog.records
     tokenizer("the number " * 100)
     transformers.logging.disable_propagation()
+    transformers.logging.set_verbosity(verbosity)
     assert caplog.records, "the test would notice"
 
 

@@ -7,6 +7,7 @@ import torch
 from utility_texts import write_task
 
 from adapter_unlearn import load_base, models
+from adapter_unlearn.recipe import Adapter
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,7 @@ def adapters(tmp_path_factory):
     folders = []
     for seed in range(2):
         torch.manual_seed(seed)
-        model = models.attach(load_base("embedded:model", "none", "float32"), r=4, alpha=8)
+        model = models.attach(load_base("embedded:model", "none", "float32"), Adapter(r=4, alpha=8))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.08)

@@ -13,6 +13,7 @@ from helpers import as_sequences, random_rows
 
 from adapter_unlearn import ModelError, UserError, evaluate, load_base, models, score, scoring, unlearn
 from adapter_unlearn.evaluation import forms as deployment
+from adapter_unlearn.recipe import Data, Evaluation, Model
 from adapter_unlearn.weights import merging
 
 FORMS = ["stacked", "merged", "requantized", "requantized_int8"]
@@ -104,7 +105,7 @@ def test_the_delta_in_each_form_s_weights(run):
 
 
 def test_evaluate_gives_the_run_s_own_forms(run, memorizers, files):
-    result = evaluate(str(memorizers("llama")), run, dtype="float32", forms=FORMS, **files)
+    result = evaluate(Model(str(memorizers("llama")), dtype="float32"), run, Data(**files), Evaluation(FORMS))
     for form, figures in summary_of(run).items():
         assert result.summary.forms[form].loss_mean == pytest.approx(figures["loss_mean"], rel=1e-3), form
     assert len(result.deltas) == len(pd.read_parquet(run / "deltas.parquet"))

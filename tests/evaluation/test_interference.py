@@ -12,6 +12,7 @@ from helpers import random_rows
 
 from adapter_unlearn import ModelError, evaluate_interference, load_base, load_sequences, models, score, unlearn
 from adapter_unlearn.evaluation.interference import interference, subsets
+from adapter_unlearn.recipe import Data, Model, Permissions
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,9 @@ def requests(memorizers, tmp_path_factory):
 def matrix(requests, tmp_path_factory):
     model, adapters, files = requests
     folder = tmp_path_factory.mktemp("matrix") / "out"
-    return evaluate_interference(model, adapters, files, "none", "float32", output_dir=folder), folder
+    return evaluate_interference(
+        Model(model, quantization="none", dtype="float32"), adapters, Data(files), output_dir=folder
+    ), folder
 
 
 def test_every_combination_of_adapters_against_every_set(matrix, requests):
@@ -104,9 +107,11 @@ def test_an_adapter_of_another_base_is_refused_unless_forced(requests, memorizer
     with torch.no_grad():
         tampered.model.layers[0].mlp.down_proj.weight.mul_(1.01)
     tampered.save_pretrained(other)
-    with pytest.raises(ModelError, match=r"adapter-0: made for another base"):
-        evaluate_interference(str(other), adapters, files, "none", "float32")
-    assert len(evaluate_interference(str(other), adapters[:1], files[:1], "none", "float32", force=True)) == 2
+    base = Model(str(other), quantization="none", dtype="float32")
+    with pytest.raises(ModelError, match=r"adapter-0: .*another base"):
+        evaluate_interference(base, adapters, Data(files))
+    forced = evaluate_interference(base, adapters[:1], Data(files[:1]), permissions=Permissions(force=True))
+    assert len(forced) == 2
 
 
 def test_subsets():

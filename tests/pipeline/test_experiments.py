@@ -59,7 +59,7 @@ def test_an_experiment_that_names_no_method_is_the_default_recipe(tmp_path):
         ("base: {}\nexperiments: {a: {}, a: {}}", "line 2: 'a' stands twice"),
         ("base: [1]\nexperiments: {a: {}}", "base: expected keys"),
         ("base: {model: {name: m}, data: {forget: f}}\nexperiments: {a: {training: {speed: 3}}}", "'a'.*speed"),
-        ("base: {model: {name: m}, data: {forget: f}}\nexperiments: {../a: {}}", "no name for a folder"),
+        ("base: {model: {name: m}, data: {forget: f}}\nexperiments: {../a: {}}", "experiment .../a.*letters"),
         ("base: {model: {name: m}, data: {forget: f}}\nexperiments: {a: {seed: 3}}", "seeds: .3."),
         ("base: {output_dir: x}\nexperiments: {a: {}}", "output_dir"),
         ("base: {}\nseeds: [0, 0]\nexperiments: {a: {}}", "seeds"),

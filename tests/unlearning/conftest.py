@@ -10,7 +10,7 @@ from helpers import as_sequences, random_rows
 
 from adapter_unlearn import load_base, models, score, scoring
 from adapter_unlearn.evaluation.criteria import PAPER, Criteria
-from adapter_unlearn.recipe import Stop
+from adapter_unlearn.recipe import Adapter, Stop
 from adapter_unlearn.unlearning import methods, records, stopping
 from adapter_unlearn.unlearning.context import RunContext
 from adapter_unlearn.unlearning.plan import Term
@@ -25,7 +25,7 @@ def problem(memorizers):
     def build(quantization="none", validation=True, holdout=True, alpha=8, **adapter):
         folder = memorizers("llama")  # training it draws random numbers: before the seed
         torch.manual_seed(0)
-        model = models.attach(load_base(str(folder), quantization, "float32"), r=4, alpha=alpha, **adapter)
+        model = models.attach(load_base(str(folder), quantization, "float32"), Adapter(r=4, alpha=alpha, **adapter))
         forget, unseen = as_sequences(random_rows(0)), as_sequences(random_rows(7))
         task = records.Task(
             forget=forget,
@@ -66,7 +66,7 @@ def adapted(memorizers):
     def build(quantization="none", architecture="llama", std=0.05, **options):
         folder = memorizers(architecture)  # training it draws random numbers: before the seed
         torch.manual_seed(0)
-        model = models.attach(load_base(str(folder), quantization, "float32"), r=4, alpha=8, **options)
+        model = models.attach(load_base(str(folder), quantization, "float32"), Adapter(r=4, alpha=8, **options))
         return randomized(model, std=std)
 
     return build

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import random_rows
 
-from adapter_unlearn import RecipeError, load_base, models, negate_searched, score
+from adapter_unlearn import Data, Model, RecipeError, ScaleSearch, load_base, models, negate_searched, score
 from adapter_unlearn.recipe import Training
 from adapter_unlearn.unlearning import methods, scale_search, stages, stopping
 
@@ -148,9 +148,12 @@ def test_negate_search_ships_the_best_scale_with_its_curve(problem, run, memoriz
         "validation": write_rows("validation.jsonl", random_rows(7)),
     }
     searched, best = negate_searched(
-        tmp_path / "part_0", tmp_path / "searched", str(memorizers("llama")),
-        dtype="float32", max_perplexity_increase=0.3, **files,
-    )  # fmt: skip
+        tmp_path / "part_0",
+        tmp_path / "searched",
+        Model(str(memorizers("llama")), dtype="float32"),
+        Data(**files),
+        ScaleSearch(max_perplexity_increase=0.3),
+    )
     rows = [json.loads(line) for line in (searched / "scale_search.jsonl").read_text().splitlines()]
     allowed = [row for row in rows if row["within_budget"]]
     chosen = min(allowed, key=stopping.merit)

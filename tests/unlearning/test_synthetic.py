@@ -7,7 +7,7 @@ from helpers import as_sequences, random_rows
 
 from adapter_unlearn import load_base, models
 from adapter_unlearn.errors import RecipeError
-from adapter_unlearn.recipe import from_mapping
+from adapter_unlearn.recipe import Adapter, from_mapping
 from adapter_unlearn.unlearning.synthetic import PIECE, SHARED, with_synthetic
 
 NOTHING = as_sequences([[1] * 20])
@@ -16,7 +16,7 @@ NOTHING = as_sequences([[1] * 20])
 @pytest.fixture
 def model(memorizers):
     base = load_base(str(memorizers("llama")), quantization="none", dtype="float32")
-    return models.attach(base, r=4, alpha=8, dropout=0.0, target_modules="all-linear", use_rslora=False)
+    return models.attach(base, Adapter(r=4, alpha=8))
 
 
 def wrote(model, retain, forget=NOTHING, number=12, batch_size=5, seed=0):
