@@ -8,28 +8,17 @@ from typing import TYPE_CHECKING, Any
 from adapter_unlearn.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from adapter_unlearn.data import load_sequences
-    from adapter_unlearn.errors import InputError, ModelError, OutputError, RecipeError, RunError, UserError
-    from adapter_unlearn.evaluation.comparison import Comparison
-    from adapter_unlearn.evaluation.report import Report
-    from adapter_unlearn.models import load_base
-    from adapter_unlearn.pipeline import ScaleSearch, compare, evaluate, evaluate_interference, negate_searched, unlearn
-    from adapter_unlearn.recipe import (
-        Adapter,
-        Data,
-        Evaluation,
-        Model,
-        Permissions,
-        Recipe,
-        Stop,
-        Training,
-        Utility,
-        load_recipe,
-    )
-    from adapter_unlearn.scoring import score
-    from adapter_unlearn.weights.arithmetic import combine, compress, negate
-    from adapter_unlearn.weights.merging import merge
-    from adapter_unlearn.weights.rounding import survival
+    from .data import load_sequences
+    from .errors import InputError, ModelError, OutputError, RecipeError, RunError, UserError
+    from .evaluation.comparison import Comparison
+    from .evaluation.report import Report
+    from .models import load_base
+    from .pipeline import ScaleSearch, compare, evaluate, evaluate_interference, negate_searched, unlearn
+    from .recipe import Adapter, Data, Evaluation, Model, Permissions, Recipe, Stop, Training, Utility, load_recipe
+    from .scoring import score
+    from .weights.arithmetic import combine, compress, negate
+    from .weights.merging import merge
+    from .weights.rounding import survival
 
 __all__ = [
     "Adapter", "Comparison", "Data", "Evaluation", "InputError", "Model", "ModelError", "OutputError", "Permissions",
@@ -39,21 +28,19 @@ __all__ = [
 ]  # fmt: skip
 
 _NAMES = {
-    "data": ("load_sequences",),
-    "errors": ("InputError", "ModelError", "OutputError", "RecipeError", "RunError", "UserError"),
-    "evaluation.comparison": ("Comparison",),
-    "evaluation.report": ("Report",),
-    "models": ("load_base",),
-    "pipeline": ("ScaleSearch", "compare", "evaluate", "evaluate_interference", "negate_searched", "unlearn"),
-    "recipe": (
-        "Adapter", "Data", "Evaluation", "Model", "Permissions", "Recipe", "Stop", "Training", "Utility", "load_recipe",
-    ),
-    "scoring": ("score",),
-    "weights.arithmetic": ("combine", "compress", "negate"),
-    "weights.merging": ("merge",),
-    "weights.rounding": ("survival",),
-}  # fmt: skip
-_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+    "data": "load_sequences",
+    "errors": "InputError ModelError OutputError RecipeError RunError UserError",
+    "evaluation.comparison": "Comparison",
+    "evaluation.report": "Report",
+    "models": "load_base",
+    "pipeline": "ScaleSearch compare evaluate evaluate_interference negate_searched unlearn",
+    "recipe": "Adapter Data Evaluation Model Permissions Recipe Stop Training Utility load_recipe",
+    "scoring": "score",
+    "weights.arithmetic": "combine compress negate",
+    "weights.merging": "merge",
+    "weights.rounding": "survival",
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 """Name -> the module that defines it. `import adapter_unlearn` is light: torch is imported with the first such name."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jsonargparse
 
-from adapter_unlearn.cli.command import Command, add_flags, add_output, parse
+from adapter_unlearn.cli.command import Command, add_output, parse
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
@@ -12,8 +12,7 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("--adapters", nargs="+", required=True, help="folders of PEFT LoRA adapters for one base")
     parser.add_argument("--weights", nargs="+", type=float, required=True, help="one number for each adapter")
     parser.add_argument("--rank", type=int, default=None, help="compress the sum to this rank, by truncated SVD")
-    add_output(parser, required=True)
-    add_flags(parser, ("overwrite", "force"))
+    add_output(parser, ("overwrite", "force"), required=True)
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:

@@ -93,10 +93,10 @@ def from_flags(kind: type[T], values: dict[str, Any], **others: Any) -> T:
     return kind(**{field: values.pop(name) for name, field in flags.items()}, **others)
 
 
-def add_output(parser: jsonargparse.ArgumentParser, default: str | None = None, required: bool = False) -> None:
-    """Add --output_dir."""
-    options: dict[str, Any] = {"required": True} if required else {"default": default}
+def add_output(parser: jsonargparse.ArgumentParser, permissions: Sequence[str] = PERMISSIONS, **options: Any) -> None:
+    """Add --output_dir and flags of Permissions; the options are `default` or `required`."""
     parser.add_argument("--output_dir", type=str, **options, help="folder to write; it must be new or empty")
+    add_flags(parser, permissions)
 
 
 def show(action: Callable[[], None]) -> None:

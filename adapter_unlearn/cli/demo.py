@@ -5,7 +5,7 @@ from __future__ import annotations
 import jsonargparse
 
 from adapter_unlearn import recipe
-from adapter_unlearn.cli.command import Command, add_flags, add_output, from_flags, parse
+from adapter_unlearn.cli.command import Command, add_output, from_flags, parse
 from adapter_unlearn.cli.unlearn import unlearn_and_show
 from adapter_unlearn.recipe import Permissions, shipped
 
@@ -14,8 +14,7 @@ RECIPE = ("models/tiny-cpu.yaml", "methods/match.yaml")
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Add the flags."""
-    add_output(parser, default="runs/demo")
-    add_flags(parser, ["overwrite"])
+    add_output(parser, ["overwrite"], default="runs/demo")
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:

@@ -19,8 +19,7 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
         "--matrix", action="store_true",
         help="treat each --forget file as its own set, and evaluate every combination of adapters on every set",
     )  # fmt: skip
-    command.add_output(parser)
-    command.add_flags(parser, command.PERMISSIONS)
+    command.add_output(parser, default=None)
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:

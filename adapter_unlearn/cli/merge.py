@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jsonargparse
 
-from adapter_unlearn.cli.command import PERMISSIONS, Command, add_flags, add_output, from_flags, parse
+from adapter_unlearn.cli.command import Command, add_flags, add_output, from_flags, parse
 from adapter_unlearn.recipe import Permissions
 
 
@@ -13,7 +13,6 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     add_flags(parser, ("model", "quantization", "dtype"), quantization="none", dtype=None)
     parser.add_argument("--adapter", nargs="+", required=True, help="adapter folders; their deltas are added up")
     add_output(parser, required=True)
-    add_flags(parser, PERMISSIONS)
     parser.epilog = (
         "The base must be unquantized. --quantization is applied after merging. --dtype is that of the merged weights,"
         " by default the base's own."

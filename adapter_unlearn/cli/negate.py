@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jsonargparse
 
-from adapter_unlearn.cli.command import BASE, PERMISSIONS, Command, add_flags, add_output, from_flags, parse
+from adapter_unlearn.cli.command import BASE, Command, add_flags, add_output, from_flags, parse
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.recipe import Data, Model, Permissions
 
@@ -17,7 +17,6 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("--scales", nargs="+", type=float, default=None, help="scales that the search starts with")
     add_flags(parser, (*BASE, "validation", "holdout", "max_perplexity_increase"), model=None, forget=None)
     add_output(parser, required=True)
-    add_flags(parser, PERMISSIONS)
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:

@@ -14,8 +14,7 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     command.add_flags(parser, command.BASE)
     parser.add_argument("--adapter", nargs="+", default=[], help="adapter folders; several are active together")
     command.add_flags(parser, ["metrics"], metrics=None)
-    command.add_output(parser)
-    command.add_flags(parser, command.PERMISSIONS)
+    command.add_output(parser, default=None)
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:

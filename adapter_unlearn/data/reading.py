@@ -163,7 +163,7 @@ def _bytes(path: Path) -> bytes:
         raise InputError(f"{path}: can't be read ({error.strerror}); check the file and its permissions") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines of a UTF-8 file. Only a line feed ends a line, because a text may hold form feeds and U+2028."""
     for number, line in enumerate(_bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         try:
@@ -174,12 +174,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_txt(path: Path) -> Table:
-    lines = {number: line.removesuffix("\r") for number, line in _lines(path) if line.strip()}
+    lines = {number: line.removesuffix("\r") for number, line in numbered_lines(path) if line.strip()}
     return _table(str(path), [{"text": line} for line in lines.values()], unit="line {}", numbers=lines)
 
 
 def _read_jsonl(path: Path) -> Table:
-    lines = {number: _json_object(path, number, line) for number, line in _lines(path) if line.strip()}
+    lines = {number: _json_object(path, number, line) for number, line in numbered_lines(path) if line.strip()}
     return _table(str(path), lines.values(), unit="line {}", numbers=lines)
 
 
@@ -198,7 +198,7 @@ def _read_csv(path: Path) -> Table:
     header: list[str] = []
     rows: list[dict[str, str]] = []
     try:
-        for record in filter(None, csv.reader((line + "\n" for _, line in _lines(path)), strict=True)):
+        for record in filter(None, csv.reader((line + "\n" for _, line in numbered_lines(path)), strict=True)):
             if not header:
                 header = [column.strip() for column in record]
             elif len(record) == len(header):

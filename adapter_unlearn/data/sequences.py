@@ -95,11 +95,8 @@ def load_sequences(
 
 def _check_lengths(max_tokens: int, stride: int, prefix_tokens: int) -> None:
     # a prediction needs two tokens
-    for name, value, least in (
-        ("max_tokens", max_tokens, 2),
-        ("stride", stride, 1),
-        ("prefix_tokens", prefix_tokens, 1),
-    ):
+    numbers = {"max_tokens": (max_tokens, 2), "stride": (stride, 1), "prefix_tokens": (prefix_tokens, 1)}
+    for name, (value, least) in numbers.items():
         if value < least:
             raise InputError(f"{name} is {value}; give {least} or more")
 

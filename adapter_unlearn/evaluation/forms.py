@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     from adapter_unlearn.data import Sets
     from adapter_unlearn.metrics import Predictions
-    from adapter_unlearn.models import Quantization
-    from adapter_unlearn.recipe import Form, Model
+    from adapter_unlearn.recipe import Form, Model, Quantization
 
 NEEDED = (
     "memorization_accuracy", "extractable", "extractable_50", "extractable_any_prefix", "longest_verbatim_run", "loss",

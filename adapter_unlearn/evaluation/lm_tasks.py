@@ -97,9 +97,7 @@ def score_tasks(
                     raise RecipeError(f"tasks: {name} and {loaded[task][0]} both contain {task}; leave one out")
                 loaded[task] = name, definition
             notes += listener.summary(name)
-        lm = HFLM(
-            pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, softmax_dtype="float32"
-        )  # fmt: skip
+        lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, softmax_dtype="float32")
         listener.setLevel(logging.WARNING)  # only now: lm-eval warns about models that are already loaded
         frames = []
         for number, (task, (name, definition)) in enumerate(loaded.items(), 1):

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from adapter_unlearn import assets, models
+from adapter_unlearn.data import reading
 from adapter_unlearn.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,18 +117,12 @@ def _objects(path: Path) -> Iterator[tuple[str, Any]]:
     """The place and the value of each object in the file."""
     if path.suffix not in (".json", ".jsonl"):
         raise InputError(f"{path}: not a .json or .jsonl file; convert it")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}); check the path and its permissions") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8; save the file as UTF-8") from None
+    lines = dict(reading.numbered_lines(path))
     if path.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield f"{path}, line {number}", _parse(line, f"{path}, line {number}")
+        for place, line in ((f"{path}, line {number}", line) for number, line in lines.items() if line.strip()):
+            yield place, _parse(line, place)
         return
-    rows = _parse(text, str(path))
+    rows = _parse("\n".join(lines.values()), str(path))
     if not isinstance(rows, list):
         raise InputError(f"{path}: not a list; write a list of objects with prompt and reply")
     yield from ((f"{path}, object {number}", row) for number, row in enumerate(rows, 1))

@@ -6,7 +6,7 @@ mean of the differences within samples. Its interval is far narrower than the in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,9 +74,9 @@ def aggregate(rows: pd.DataFrame) -> tuple[TaskScore, ...]:
         rows: of `measure_utility`.
     """
     scores = []
-    for task, metric, group in _groups(rows):
+    for (task, metric), group in rows.groupby(["task", "metric"], sort=False):
         mean, stderr = group["value"].agg(["mean", "sem"]).to_numpy(dtype=float)
-        scores.append(TaskScore(task, metric, len(group), float(mean), float(stderr)))
+        scores.append(TaskScore(str(task), str(metric), len(group), float(mean), float(stderr)))
     return tuple(scores)
 
 
@@ -95,19 +95,13 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> tuple[TaskScore, ...]:
     if unpaired := len(before) + len(after) - 2 * int((both["side"] == "both").sum()):
         raise ValueError(f"{unpaired} samples were measured only once; measure both with the same tasks and limit")
     scores = []
-    for task, metric, pairs in _groups(both):
+    for (task, metric), pairs in both.groupby(["task", "metric"], sort=False):
         old, new = (pairs[column].to_numpy(dtype=float) for column in ("value_x", "value_y"))
         change = set_level.mean_interval(new - old)
         scores.append(
             TaskScore(
-                task, metric, len(pairs), float(new.mean()), before=float(old.mean()),
+                str(task), str(metric), len(pairs), float(new.mean()), before=float(old.mean()),
                 change=change.value, change_interval=change.interval,
             )
         )  # fmt: skip
     return tuple(scores)
-
-
-def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """The rows of each (task, metric), in order of appearance."""
-    for task, metric in rows[["task", "metric"]].drop_duplicates().itertuples(index=False):
-        yield task, metric, rows[(rows["task"] == task) & (rows["metric"] == metric)]

@@ -6,12 +6,4 @@ from adapter_unlearn.pipeline.scaling import ScaleSearch, negate_searched
 from adapter_unlearn.pipeline.scoring_run import score_files
 from adapter_unlearn.pipeline.unlearning_run import unlearn
 
-__all__ = [
-    "ScaleSearch",
-    "compare",
-    "evaluate",
-    "evaluate_interference",
-    "negate_searched",
-    "score_files",
-    "unlearn",
-]
+__all__ = ["ScaleSearch", "compare", "evaluate", "evaluate_interference", "negate_searched", "score_files", "unlearn"]

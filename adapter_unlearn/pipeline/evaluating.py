@@ -78,7 +78,7 @@ def evaluate(
     report = build_report(measurements, loaded.sets, criteria)
 
     def write(folder: Path) -> None:
-        about = manifest.of_evaluation(base, loaded, criteria, folders)
+        about = manifest.common(base, loaded, criteria) | {"adapters": run_folder.identities(folders)}
         run_folder.write_json(folder / run_folder.EVALUATION, about)
         run_report.write(folder, run_report.RunResults(report, about))
 

@@ -81,9 +81,7 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
 def differing(first: Recipe, second: Recipe) -> list[str]:
     """The keys, with dots, in which two recipes differ; output_dir and tracking are left out."""
     a, b = (_flat(recipe.as_dict(one)) for one in (first, second))
-    return [
-        key for key in dict.fromkeys([*a, *b]) if key not in ("output_dir", "tracking") and a.get(key) != b.get(key)
-    ]
+    return [key for key in a | b if key not in ("output_dir", "tracking") and a.get(key) != b.get(key)]
 
 
 def look_up(one: Recipe, key: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +38,7 @@ def of_run(
 ) -> dict[str, Any]:
     """The manifest of an unlearning run; `base` is from base_identity."""
     outcome, shipped = trained.outcome, adapter_files.read(trained.folder)
-    return _common(base, loaded, criteria) | {
+    return common(base, loaded, criteria) | {
         "method": run.method,
         "adapter": asdict(run.adapter)
         | {
@@ -66,13 +65,6 @@ def of_run(
     }
 
 
-def of_evaluation(
-    base: dict[str, Any], loaded: Loaded, criteria: Criteria, adapters: Sequence[str | Path]
-) -> dict[str, Any]:
-    """The manifest of an evaluation of finished adapters."""
-    return _common(base, loaded, criteria) | {"adapters": run_folder.identities(adapters)}
-
-
 def of_interference(base: dict[str, Any], adapters: dict[str, str | Path], sets: dict[str, Loaded]) -> dict[str, Any]:
     """The manifest of a matrix of adapters and forget sets, both by their names in the table."""
     return _head() | {
@@ -90,7 +82,8 @@ def of_comparison(about: dict[str, Any]) -> dict[str, Any]:
     return _head() | about
 
 
-def _common(base: dict[str, Any], loaded: Loaded, criteria: Criteria) -> dict[str, Any]:
+def common(base: dict[str, Any], loaded: Loaded, criteria: Criteria) -> dict[str, Any]:
+    """What the manifests of a run and of an evaluation begin with; `base` is from base_identity."""
     counts: dict[str, Any] = {
         name: {"n_sequences": len(sequences), "n_documents": len(set(sequences["document"]))}
         for name, sequences in loaded.sets.given().items()

@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
     manifest.restart_peak_memory()
     accelerator = common.new_accelerator(run.tracking, Path(run.output_dir).parent)
     set_seed(run.seed)
-    frozen = [models.FROZEN] if run.model.adapter else []
+    frozen = [models.adapters.FROZEN] if run.model.adapter else []
     with tempfile.TemporaryDirectory(prefix=common.TEMPORARY) as place:
         # load
         loaded = loading.load(run.model, run.data, permissions)
@@ -78,7 +78,10 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
         log.info(trained.outcome.stopped_because)
 
         # score
-        measurements = [before, *_measure_stacked(model, run, trained.folder, frozen, measuring)]
+        measurements = [before]
+        models.adapters.add_finished(model, trained.folder, SHIPPED)  # the adapter as its files hold it
+        if "stacked" in run.evaluation.forms:
+            measurements.append(deployment.measure(model, "stacked", [*frozen, SHIPPED], measuring))
         del model  # memory may not hold another model beside it
         try:
             merged = common.measure_merged(run, [trained.folder], before, measuring, permissions, run.output_dir)
@@ -165,16 +168,6 @@ def _train(
     with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
         context = RunContext(task, run.training, run.stop, goal, accelerator, run.seed, progress.update)
         return stages.run(model, plan, context, folder)
-
-
-def _measure_stacked(
-    model: Any, run: Recipe, folder: Path, frozen: Sequence[str], measuring: Measuring
-) -> list[Measurement]:
-    """Measure the adapter as its files hold it, on the model in memory."""
-    models.add_finished(model, folder, SHIPPED)
-    if "stacked" not in run.evaluation.forms:
-        return []
-    return [deployment.measure(model, "stacked", [*frozen, SHIPPED], measuring)]
 
 
 def _write(folder: Path, run: Recipe, trained: stages.Trained, results: RunResults) -> None:

@@ -114,20 +114,24 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(folder)
     check_writable(path, overwrite)
-    staging: Path | None = None
+    with reporting_disk_errors(path), _staging(path.absolute().parent, _prefix(path)) as staging:
+        staging.chmod(0o777 & ~_umask())
+        yield staging
+        for file in filter(Path.is_file, staging.rglob("*")):
+            file.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
+        _check_free(path, overwrite)  # again, because hours may have passed
+        _replace(staging, path)
+
+
+@contextmanager
+def _staging(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in `parent`, which is made too; at the end it is removed if it was not moved away."""
+    parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=parent))
     try:
-        with reporting_disk_errors(path):
-            path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".partial", dir=path.absolute().parent))
-            staging.chmod(0o777 & ~_umask())
-            yield staging
-            for file in filter(Path.is_file, staging.rglob("*")):
-                file.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
-            _check_free(path, overwrite)  # again, because hours may have passed
-            _replace(staging, path)
+        yield staging
     finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def reporting_disk_errors(folder: str | Path) -> AbstractContextManager[None]:
@@ -170,12 +174,10 @@ def renewed(folder: str | Path, mark: str) -> Iterator[Path]:
         OutputError: writing failed, for example because the disk is full; the old entries are still there.
     """
     path = Path(folder)
-    staging: Path | None = None
     was_there = path.exists()
+    fix = "free the disk or choose another --output_dir"
     try:
-        with _reporting(str(path), "free the disk or choose another --output_dir"):
-            path.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=".comparison.", suffix=".partial", dir=path))
+        with _reporting(str(path), fix), _staging(path, ".comparison.") as staging:
             yield staging
             for entry in (staging, *staging.rglob("*")):
                 entry.chmod((0o777 if entry.is_dir() else 0o666) & ~_umask())
@@ -185,8 +187,6 @@ def renewed(folder: str | Path, mark: str) -> Iterator[Path]:
                     shutil.rmtree(path / entry.name)
                 entry.replace(path / entry.name)
     finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
         if not was_there and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 

@@ -6,18 +6,18 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from adapter_unlearn.errors import ModelError
 from adapter_unlearn.models.adapters import CONFIG, WEIGHTS, adapter_config, read_json
 from adapter_unlearn.runs import run_folder
+from adapter_unlearn.weights.streaming import FLOATS, opened
 
 _FACTOR = re.compile(r"^(?:base_model\.model\.)?(.+)\.(?:lora_([AB])\.weight|lora_embedding_([AB]))$")
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 # Initializations that do not change the base. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract from it or requantize it
 # (the *_init functions of peft/tuners/lora/layer.py), so their deltas are relative to another base.
@@ -71,11 +71,8 @@ class Adapter:
 
     def tensor(self, key: str) -> torch.Tensor:
         """Read one tensor. Raises ModelError if the file is broken or the tensor holds NaN or infinity."""
-        try:
-            with safe_open(self.path / WEIGHTS, "pt") as file:
-                tensor: torch.Tensor = file.get_tensor(key)
-        except (OSError, SafetensorError) as error:
-            raise _unreadable(self.path / WEIGHTS, error) from error
+        with opened(self.path / WEIGHTS, "the adapter") as file:
+            tensor: torch.Tensor = file.get_tensor(key)
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(
                 f"{self.path}: {key} holds NaN or infinity because its training diverged; take another adapter"
@@ -95,30 +92,24 @@ def read(folder: str | Path) -> Adapter:
     factors: dict[str, dict[str, tuple[str, list[int]]]] = {}  # module -> side (A or B) -> key and shape
     copies: list[str] = []
     dtypes: set[torch.dtype] = set()
-    try:
-        with safe_open(path / WEIGHTS, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 (a handle, not a dict)
-                match = _FACTOR.match(key)
-                if match is None and key.endswith(".base_layer.weight"):
-                    copies.append(key)
-                    continue
-                header = file.get_slice(key)
-                if match is None or header.get_dtype() not in _DTYPES:
-                    raise ModelError(
-                        f"{path}: tensor {key} ({header.get_dtype()}) is no supported LoRA factor; "
-                        "take an adapter with lora_A and lora_B in float32, float16 or bfloat16"
-                    )
-                factors.setdefault(match[1], {})[match[2] or match[3]] = (key, list(header.get_shape()))
-                dtypes.add(_DTYPES[header.get_dtype()])
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path / WEIGHTS, error) from error
+    with opened(path / WEIGHTS, "the adapter") as file:
+        for key in file.keys():  # noqa: SIM118 (a handle, not a dict)
+            match = _FACTOR.match(key)
+            if match is None and key.endswith(".base_layer.weight"):
+                copies.append(key)
+                continue
+            header = file.get_slice(key)
+            if match is None or header.get_dtype() not in FLOATS:
+                raise ModelError(
+                    f"{path}: tensor {key} ({header.get_dtype()}) is no supported LoRA factor; "
+                    "take an adapter with lora_A and lora_B in float32, float16 or bfloat16"
+                )
+            factors.setdefault(match[1], {})[match[2] or match[3]] = (key, list(header.get_shape()))
+            dtypes.add(FLOATS[header.get_dtype()])
     if not factors:
         raise ModelError(f"{path}: {WEIGHTS} holds no LoRA factors; save the adapter again")
     modules = {name: _module(path, config, name, pair) for name, pair in sorted(factors.items())}
-    dtype = dtypes.pop()
-    for other in dtypes:
-        dtype = torch.promote_types(dtype, other)
-    return Adapter(path, config, modules, tuple(copies), dtype)
+    return Adapter(path, config, modules, tuple(copies), reduce(torch.promote_types, dtypes))
 
 
 def _check_plain_lora(path: Path, config: dict[str, Any]) -> None:
@@ -214,10 +205,6 @@ def _recorded_base(folder: Path) -> dict[str, Any]:
         if (folder / manifest).is_file():
             recorded = read_json(folder / manifest).get("base") or {}
     return recorded
-
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"{path}: can't be read ({str(error).splitlines()[0][:200]}); copy the adapter again")
 
 
 def equal(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,7 @@ def _sum(
     sources = [read(adapter) for adapter in adapters]
     if not force:
         _check_same_base(sources)
-    dtype = sources[0].dtype
-    for source in sources[1:]:
-        dtype = torch.promote_types(dtype, source.dtype)  # bfloat16 with float16 gives float32
+    dtype = reduce(torch.promote_types, [source.dtype for source in sources])  # bfloat16 with float16 gives float32
     tensors = _common_copies(sources)
     ranks: dict[str, int] = {}
     sizes: dict[str, tuple[float, float]] = {}

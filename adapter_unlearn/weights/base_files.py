@@ -105,12 +105,7 @@ def _places(skeleton: Any, stored: dict[str, Stored]) -> tuple[dict[str, str], s
     on loading are known, but have no place.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import (
-        WeightConverter,
-        WeightRenaming,
-        dot_natural_key,
-        rename_source_key,
-    )
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
     rules = get_model_conversion_mapping(skeleton)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]

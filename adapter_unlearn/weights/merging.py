@@ -24,8 +24,7 @@ import torch
 
 from adapter_unlearn import assets, models
 from adapter_unlearn.errors import ModelError, RecipeError
-from adapter_unlearn.models import Dtype, Quantization
-from adapter_unlearn.recipe import Model, Permissions
+from adapter_unlearn.recipe import Dtype, Model, Permissions, Quantization
 from adapter_unlearn.runs import run_folder
 from adapter_unlearn.weights import adapter_files, base_files
 from adapter_unlearn.weights.adapter_files import Adapter
@@ -123,6 +122,7 @@ def _check_fits(base: Base, adapter: Adapter, name: str) -> None:
 
     module, source = adapter.modules[name], base.source(f"{name}.weight")
     kind = dict(base.skeleton.named_modules()).get(name)
+    shape = module.shape[::-1] if _is_transposed(kind) else module.shape
     if kind is None:
         reason = "which the base does not have"
     elif not isinstance(kind, torch.nn.Linear | torch.nn.Embedding | Conv1D):
@@ -131,9 +131,7 @@ def _check_fits(base: Base, adapter: Adapter, name: str) -> None:
         reason = f"a {type(kind).__name__} in the base, which its factors do not fit"
     elif source is None:
         reason = "which has no weight of its own in the base's files"
-    elif {tuple(kind.weight.shape), source.shape} != {
-        shape := module.shape[::-1] if _is_transposed(kind) else module.shape
-    }:
+    elif {tuple(kind.weight.shape), source.shape} != {shape}:
         reason = f"by a delta of shape {shape}, but the weight has shape {source.shape}"
     elif source.dtype not in FLOATS:
         reason = f"whose weight is stored as {source.dtype}, not as floating point"
@@ -151,9 +149,7 @@ def _check_copies(base: Base, adapters: Sequence[Adapter]) -> None:
             if (
                 source is None
                 or source.shape != tuple(copy.shape)
-                or not all(
-                    adapter_files.equal(block, copy[start : start + len(block)]) for start, block in source.blocks()
-                )
+                or not all(adapter_files.equal(x, copy[start : start + len(x)]) for start, x in source.blocks())
             ):
                 raise ModelError(
                     f"{adapter.path}: its copy of {name} differs from that of {base.name}; name its own base"
@@ -200,7 +196,7 @@ def factors(base: Base, adapters: Sequence[Adapter], module: str) -> tuple[torch
     return torch.cat(left, 1), torch.cat(right, 0)
 
 
-def _is_transposed(module: torch.nn.Module) -> bool:
+def _is_transposed(module: torch.nn.Module | None) -> bool:
     """Whether the weight is (in, out), as for embeddings and GPT-2's Conv1D."""
     return not isinstance(module, torch.nn.Linear)
 
@@ -281,9 +277,8 @@ def _quantize(
     model = models.load_base(str(full), quantization, dtype, trust_remote_code=trust_remote_code)
     model.save_pretrained(str(staging), max_shard_size=shard_bytes)
     loaded = json.loads((staging / "config.json").read_text(encoding="utf-8"))
-    config = json.loads(
-        (full / "config.json").read_text(encoding="utf-8")
-    )  # not the loaded one, in which load_base sets use_cache and dropout
+    # the file's config, because load_base sets use_cache and dropout in the loaded one
+    config = json.loads((full / "config.json").read_text(encoding="utf-8"))
     config |= {"quantization_config": loaded["quantization_config"]}
     run_folder.write_json(staging / "config.json", config)
     base_files.copy_companions(full, staging)

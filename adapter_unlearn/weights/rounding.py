@@ -17,8 +17,7 @@ import torch
 
 from adapter_unlearn import models
 from adapter_unlearn.errors import RecipeError
-from adapter_unlearn.models import Dtype, Quantization
-from adapter_unlearn.recipe import Model, Permissions
+from adapter_unlearn.recipe import Dtype, Model, Permissions, Quantization
 from adapter_unlearn.weights import merging
 from adapter_unlearn.weights.adapter_files import Adapter
 from adapter_unlearn.weights.base_files import Base
@@ -58,7 +57,7 @@ def survival(
     base, sources = merging.open_pair(model, folders, permissions)
     trust = permissions.trust_remote_code
     config = models.load_config(base.name, Model.of(model).revision, trust)
-    quantized = models.quantized_modules(config, base.name, quantization, trust)
+    quantized = models.base.quantized_modules(config, base.name, quantization, trust)
     rows = []
     for module in dict.fromkeys(name for source in sources for name in source.modules):
         weight, deltas = _weight_and_deltas(base, sources, module)
@@ -111,7 +110,7 @@ def _deployed(
 
 
 def _rounded(weight: torch.Tensor, kind: Quantization) -> torch.Tensor:
-    """Quantize and dequantize a weight as transformers and bitsandbytes do with models.quantization_config."""
+    """Quantize and dequantize a weight as transformers and bitsandbytes do with models.base.quantization_config."""
     from bitsandbytes import functional
 
     if kind == "none":

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +29,16 @@ _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 1
 _BITS |= {"I64": 64, "U64": 64, "F64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "C64": 64}
 
 
+@contextmanager
+def opened(path: Path, what: str = "the model's files") -> Iterator[Any]:
+    """Open a safetensors file. Raises ModelError if it can't be read; `what` is to be copied again."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: can't be read ({str(error).splitlines()[0][:200]}); copy {what} again") from error
+
+
 @dataclass(frozen=True)
 class Stored:
     """A tensor in a file; `dtype` is the format's name, such as BF16."""
@@ -38,17 +50,14 @@ class Stored:
 
     def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Blocks along the first dimension, each with the index of its first row. Raises ModelError."""
-        try:
-            with safe_open(self.path, "pt") as file:
-                if not self.shape:
-                    yield 0, file.get_tensor(self.key)
-                    return
-                rows = file.get_slice(self.key)
-                step = max(1, BLOCK // max(1, math.prod(self.shape[1:])))
-                for start in range(0, self.shape[0], step):
-                    yield start, rows[start : start + step]
-        except (OSError, SafetensorError) as error:
-            raise _unreadable(self.path, error) from error
+        with opened(self.path) as file:
+            if not self.shape:
+                yield 0, file.get_tensor(self.key)
+                return
+            rows = file.get_slice(self.key)
+            step = max(1, BLOCK // max(1, math.prod(self.shape[1:])))
+            for start in range(0, self.shape[0], step):
+                yield start, rows[start : start + step]
 
     def whole(self) -> torch.Tensor:
         """The whole tensor."""
@@ -73,12 +82,9 @@ class Tensor:
 
 def read_headers(path: Path) -> dict[str, Stored]:
     """Every tensor of a file by name. Raises ModelError if the file is broken or a dtype is not supported."""
-    try:
-        with safe_open(path, "pt") as file:
-            headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (a handle, not a dict)
-            tensors = {key: Stored(path, key, s.get_dtype(), tuple(s.get_shape())) for key, s in headers.items()}
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+    with opened(path) as file:
+        headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (a handle, not a dict)
+        tensors = {key: Stored(path, key, s.get_dtype(), tuple(s.get_shape())) for key, s in headers.items()}
     for tensor in tensors.values():
         if tensor.dtype not in _BITS:
             raise ModelError(
@@ -127,7 +133,3 @@ def write(path: Path, tensors: Iterable[Tensor]) -> None:
                 file.write(block.contiguous().flatten().view(torch.uint8).numpy().data)
             if file.tell() - start != tensor.size:
                 raise AssertionError(f"{tensor.key}: wrote {file.tell() - start} bytes, expected {tensor.size}")
-
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"{path}: can't be read ({str(error).splitlines()[0][:200]}); copy the model's files again")

@@ -159,7 +159,7 @@ def test_files_of_dialogues(tmp_path):
         ("a.jsonl", '{"prompt": " ", "reply": "r"}\n', "line 1: no text in prompt"),
         ("a.jsonl", '{"prompt": 3, "reply": "r"}\n', "line 1: no text in prompt"),
         ("a.jsonl", '{"prompt": "p", "reply": "r", "id": 1}\n' * 2, "line 2: its id occurs twice"),
-        ("a.jsonl", "\xff", "a.jsonl: not UTF-8"),
+        ("a.jsonl", "\xff", "a.jsonl, line 1, byte 1: not UTF-8"),
     ],
 )
 def test_a_broken_file_of_dialogues(tmp_path, name, content, message):

@@ -37,7 +37,7 @@ def test_ta_ships_its_memorizing_adapter_times_the_scale(problem, run, tmp_path)
     model, task = problem()
     trained = run(model, task, {"name": "ta", "scale": -3.0}, tmp_path, stopping.Goal(mean_below=0.4))
     assert trained.outcome.goal_reached and [part["scale"] for part in trained.parts] == [-3.0]
-    models.add_finished(model, trained.folder, "shipped")
+    models.adapters.add_finished(model, trained.folder, "shipped")
     models.set_scale(model, "default", 1.0)
     fitted, shipped = deltas(model, "default"), deltas(model, "shipped")
     for name, delta in fitted.items():
@@ -78,7 +78,7 @@ def test_tau_ships_the_exact_sum_of_both_adapters(problem, run, tmp_path, use_rs
     last_ascent = names.index("fit") - 1
     assert log[last_ascent]["memorization_accuracy_mean"] < 0.45 <= log[last_ascent - 1]["memorization_accuracy_mean"]
     assert trained.outcome.goal_reached and log[-1]["memorization_accuracy_mean"] < 0.2
-    models.add_finished(model, trained.folder, "shipped")
+    models.adapters.add_finished(model, trained.folder, "shipped")
     models.set_scale(model, "stage_1", 1.0)
     first, second, shipped = (deltas(model, name) for name in ("default", "stage_1", "shipped"))
     for name, delta in first.items():
@@ -117,7 +117,7 @@ def test_auto_takes_the_scale_with_the_fewest_failing_sequences_within_the_budge
     assert by_scale[part["scale"]] in allowed and by_scale[part["scale"]] == min(allowed, key=stopping.merit)
     last = trained.outcome.log[-1]
     assert last["stage"] == "scale search" and trained.outcome.kept_epoch == last["epoch"]
-    models.add_finished(model, trained.folder, "shipped")
+    models.adapters.add_finished(model, trained.folder, "shipped")
     with models.active(model, ["shipped"]):
         after = score(model, task.forget)
     assert after["memorization_accuracy"].mean() == pytest.approx(last["memorization_accuracy_mean"], abs=0.02)
