@@ -60,6 +60,13 @@ def render(template: str, manifest: dict[str, Any], script: str = "", **parts: A
     )
 
 
+def title_and_caption(template: str, figure: str, **variables: Any) -> tuple[str, str]:
+    """The first line and the rest of a figure's macro in a template; the text is plain and not yet escaped."""
+    words = getattr(environment(autoescape=False).get_template(template).make_module(variables), figure)()
+    title, caption = words.split("\n", 1)
+    return title, caption.strip()
+
+
 def typeset(text: str) -> str:
     """Use a real minus sign, and keep a percent sign on the line of its number."""
     text = f"−{text[1:]}" if text.startswith("-") else text
