@@ -60,7 +60,6 @@ def render_html(results: RunResults, pictures: Sequence[Picture]) -> str:
         holdout_limit=HOLDOUT_LIMIT,
         tasks=tasks,
         membership=membership,
-        membership_means=membership_table.MEANS,
         membership_line=membership_table.population_line(report.membership) if membership else "",
         measures=measures.rows(summary, [measure for measure in measures.ALL if measure not in omitted]),
         summary_forms=results.forms,
