@@ -11,16 +11,12 @@ from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.recipe.schema import Recipe
 
 RANGES: list[tuple[str, Callable[[float], bool], str]] = [
-    (
-        "adapter.r adapter.alpha training.learning_rate training.max_epochs training.batch_size"
-        " training.sequences_per_step stop.patience evaluation.batch_size data.stride data.prefix_tokens",
-        lambda value: value > 0, "above 0",
-    ),
+    ("adapter.r adapter.alpha training.learning_rate training.max_epochs training.batch_size"
+     " training.sequences_per_step stop.patience evaluation.batch_size data.stride data.prefix_tokens",
+     lambda value: value > 0, "above 0"),
     ("stop.mean_below stop.max_below", lambda value: 0 < value <= 1, "above 0 and at most 1, or `holdout`"),
-    (
-        "stop.extractable stop.longest_run stop.max_perplexity_increase data.synthetic",
-        lambda value: value >= 0, "0 or more",
-    ),
+    ("stop.extractable stop.longest_run stop.max_perplexity_increase data.synthetic", lambda value: value >= 0,
+     "0 or more"),
     ("seed", lambda value: 0 <= value < 2**32, "0 or more, and below 2**32"),
     ("training.learning_rate_decay", lambda value: 0 <= value <= 1, "0 to 1"),
     ("adapter.dropout", lambda value: 0 <= value < 1, "at least 0 and below 1"),

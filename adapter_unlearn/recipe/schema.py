@@ -13,6 +13,7 @@ Source = str | list[str]
 Level = float | Literal["holdout"] | None
 Quantization = Literal["nf4", "int8", "none"]
 Dtype = Literal["bfloat16", "float16", "float32"]
+_METRICS = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
 Form = Literal["stacked", "merged", "requantized", "requantized_nf4", "requantized_int8"]
 
 
@@ -156,15 +157,7 @@ class Evaluation:
     """
 
     forms: list[Form] = field(default_factory=lambda: ["stacked"])
-    metrics: list[str] = field(
-        default_factory=lambda: [
-            "memorization_accuracy",
-            "extractable",
-            "extractable_50",
-            "longest_verbatim_run",
-            "loss",
-        ]
-    )
+    metrics: list[str] = field(default_factory=lambda: list(_METRICS))
     bounds: Literal["holdout", "paper"] = "holdout"
     batch_size: int = 16
 

@@ -1,4 +1,4 @@
-"""What a manifest says about a run, as labels and values, and the limits that hold for every report.
+"""What a manifest says about a run, as labels and values.
 
 A manifest may lack any key: an evaluation of an adapter from elsewhere knows little about how it was made. A base that
 is a local folder is named by the last part of its path only, because the path reveals details of the author's machine.
@@ -13,17 +13,6 @@ from adapter_unlearn import assets
 from adapter_unlearn.reporting.formatting import accuracy, clean, count, duration, factor, number, plural, size
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-
-ERASURE = (
-    "A removable adapter is not erasure. The base model still contains the texts: without the adapter, it recites them"
-    " as before.",
-    "The adapter itself reveals information about the texts. Negated, it makes the model recite more, and comparing the"
-    " model with and without it shows what was removed. Treat it as confidentially as the list of deletion requests.",
-)
-GREEDY_ONLY = (
-    "The tests use greedy decoding on the sequences given. They do not cover sampling, other prompts, paraphrases or"
-    " further training."
-)
 
 
 def is_hub_id(name: str) -> bool:

@@ -60,6 +60,26 @@ def render(template: str, manifest: dict[str, Any], script: str = "", **parts: A
     )
 
 
+def title_and_caption(template: str, figure: str, **variables: Any) -> tuple[str, str]:
+    """The first line and the rest of a figure's macro in a template; the text is plain and not yet escaped."""
+    words = getattr(environment(autoescape=False).get_template(template).make_module(variables), figure)()
+    title, caption = words.split("\n", 1)
+    return title, caption.strip()
+
+
+def limits(adapter: bool = False, flipped: str = "", areas: str = "", quantized: bool = False) -> list[str]:
+    """What a reader must not conclude from a report, one item per sentence or two.
+
+    Args:
+        adapter: an adapter was measured.
+        flipped: the method, if its adapter is a negated copy of one that was fitted to the forget set.
+        areas: membership AUCs that are far from chance.
+        quantized: the base is quantized, and an adapter was measured.
+    """
+    template = environment(autoescape=False).get_template("limits.j2")
+    return template.render(adapter=adapter, flipped=flipped, areas=areas, quantized=quantized).splitlines()
+
+
 def typeset(text: str) -> str:
     """Use a real minus sign, and keep a percent sign on the line of its number."""
     text = f"−{text[1:]}" if text.startswith("-") else text

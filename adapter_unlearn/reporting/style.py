@@ -48,15 +48,15 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def new_figure(height: float, rows: int | None = None) -> tuple[Figure, Any]:
-    """A figure and its axes: one, or an array of `rows` panels that share the x axis."""
+def new_figure(height: float, rows: int | None = None, shared: bool = True, grid: str = "y") -> tuple[Figure, Any]:
+    """A figure and its axes: one, or an array of `rows` panels that share the x axis; `grid` lines cross that axis."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    grid = figure.subplots(rows or 1, 1, sharex=True, squeeze=False)[:, 0]
-    for axes in grid:
-        axes.grid(True, axis="y", color=GRID, linewidth=0.6, zorder=0)
+    panels = figure.subplots(rows or 1, 1, sharex=shared, squeeze=False)[:, 0]
+    for axes in panels:
+        axes.grid(True, axis=grid, color=GRID, linewidth=0.6, zorder=0)
         axes.set_axisbelow(True)
         axes.tick_params(length=3)
-    return figure, grid[0] if rows is None else grid
+    return figure, panels[0] if rows is None else panels
 
 
 def shade(axes: Axes, band: Band, *, upright: bool = False, label: str = "90 % of never-seen text") -> None:

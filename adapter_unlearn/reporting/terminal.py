@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from adapter_unlearn.evaluation import summary
-from adapter_unlearn.reporting import form_names
+from adapter_unlearn.reporting import form_names, page
 from adapter_unlearn.reporting.comparison.columns import columns, signed
 from adapter_unlearn.reporting.comparison.lines import lines
-from adapter_unlearn.reporting.formatting import accuracy, clean, count, interval, shorten, size
+from adapter_unlearn.reporting.formatting import accuracy, clean, count, interval, shorten
 from adapter_unlearn.reporting.interference.matrix import matrix_of, wakes
 from adapter_unlearn.reporting.run.tables import proof_table, summary_table, tasks_table, verdict_table
 from adapter_unlearn.reporting.run.verdict import verdict
@@ -54,21 +54,11 @@ def show_run(folder: Path, demo: bool = False) -> None:
         for name in ("sequences", "holdout", "curves")
     }
     show_report(Report(summary=summary.from_json(values), **tables), len(tables["sequences"]) if demo else 25)
-    console = _console()
-    console.print(manifest["outcome"]["stopped_because"])
-    console.print(f"\nadapter  {folder.absolute()} ({size(manifest['adapter']['bytes'])})")
-    console.print(f"report   {(folder / 'report.html').absolute()}\n")
-    console.print("Load it with plain PEFT (README.md in the folder shows how to quantize the base as measured):")
     base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    console.print(f'  base = AutoModelForCausalLM.from_pretrained("{base}")')
-    console.print(f'  model = PeftModel.from_pretrained(base, "{folder.absolute()}")')
-    if demo:
-        console.print(
-            "\nNow use your own model and texts:\n"
-            "  adapter-unlearn recipes copy gpt-neo-125m match my.yaml\n"
-            "  adapter-unlearn unlearn --config my.yaml --model.name MODEL --data.forget TEXTS.jsonl \\\n"
-            "      --data.retain KEPT.jsonl --data.holdout UNSEEN.jsonl"
-        )
+    about = {"folder": folder.absolute(), "bytes": manifest["adapter"]["bytes"], "base": base, "demo": demo}
+    about["report"] = (folder / "report.html").absolute()
+    words = page.environment(autoescape=False).get_template("run/finished.j2")
+    _console().print(words.render(stopped_because=manifest["outcome"]["stopped_because"], **about), end="")
 
 
 def show_report(report: Report, max_rows: int = 25) -> None:

@@ -10,16 +10,7 @@ import numpy as np
 import pandas as pd
 
 from adapter_unlearn.errors import InputError, ModelError
-from adapter_unlearn.metrics import (
-    FORWARD,
-    GENERATED,
-    METRICS,
-    Predictions,
-    Sampling,
-    columns_of,
-    compute,
-    resolve,
-)
+from adapter_unlearn.metrics import FORWARD, GENERATED, METRICS, Predictions, Sampling, columns_of, compute, resolve
 from adapter_unlearn.models import gathered, share_of
 from adapter_unlearn.scoring import greedy
 from adapter_unlearn.scoring.forward import DEFAULT_SAMPLING, predict_batches, predicted_tokens

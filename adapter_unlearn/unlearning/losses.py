@@ -136,9 +136,7 @@ def values_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def per_token(
-    function: Callable[..., torch.Tensor],
-    predicted: tuple[torch.Tensor, torch.Tensor, Head],
-    chunks: Sequence[slice],
+    function: Callable[..., torch.Tensor], predicted: tuple[torch.Tensor, torch.Tensor, Head], chunks: Sequence[slice]
 ) -> torch.Tensor:
     """Apply a function of (logits, labels) to all tokens of a batch, one chunk of logits at a time, without gradient.
 

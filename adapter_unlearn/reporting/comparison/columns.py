@@ -16,18 +16,16 @@ class Column:
         key: a column of Comparison.rows.
         label: the heading.
         show: the figure as text.
-        spread: the ends of its interval as text.
-        means: one line for the glossary.
         group: columns of one group are adjacent.
+        spread: the ends of its interval as text; None shows each end as the figure.
         once: the figure belongs to a run and not to a form, so only a method's first line shows it.
     """
 
     key: str
     label: str
     show: Callable[[Any], str]
-    spread: Callable[[Any], str]
-    means: str
     group: str
+    spread: Callable[[Any], str] | None = None
     once: bool = False
 
 
@@ -53,44 +51,27 @@ def _share_of_runs(value: Any) -> str:
     return fmt.DASH if known is None else "yes" if known == 1 else "no" if known == 0 else f"{known:.0%} of seeds"
 
 
-def _ends(show: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda ends: fmt.interval(ends, show)
-
-
 FORGOTTEN, DAMAGED, IN_DETAIL, SPENT = "forget set", "perplexity, change", "forget set in detail", "cost of a run"
 COLUMNS = (
-    Column("failing", "fail", mean, _ends(mean),
-           "failing sequences: high or new low outliers, recited from some prefix, or with a longer verbatim run than"
-           " any never-seen text. Of never-seen texts, about one in twenty is a high outlier", FORGOTTEN),
-    Column("memorization_accuracy_mean", "accuracy, mean", fmt.accuracy, _ends(fmt.accuracy),
-           "the share of tokens that the model predicts correctly, each from the true text before it", FORGOTTEN),
-    Column("difference", "difference", signed, _ends(signed),
-           "mean difference in memorization accuracy from the baseline, paired by sequence", FORGOTTEN),
-    Column("holdout_perplexity_change", "holdout", _change, fmt.percent_interval,
-           "on the holdout set: never-seen texts of the forget set’s kind, which unlearning damages first", DAMAGED),
-    Column("test_perplexity_change", "test", _change, fmt.percent_interval, "on general unseen text", DAMAGED),
-    Column("memorization_accuracy_max", "highest accuracy", fmt.accuracy, _ends(fmt.accuracy),
-           "the highest memorization accuracy of any sequence", IN_DETAIL),
-    Column("outliers_high", "high", mean, _ends(mean),
-           "high outliers: sequences above the level that 95 % of never-seen texts stay below", IN_DETAIL),
-    Column("outliers_low_new", "new low", mean, _ends(mean),
-           "over-forgotten sequences: pushed below the level that 95 % of never-seen texts stay above", IN_DETAIL),
-    Column("extractable", "recited", mean, _ends(mean),
-           "sequences that greedy decoding recites to the end from their prefix", IN_DETAIL),
-    Column("extractable_any_prefix", "from any prefix", mean, _ends(mean),
-           "the same from some prefix that leaves at least 20 tokens; a lower bound", IN_DETAIL),
-    Column("longest_verbatim_run_max", "longest run", mean, _ends(mean),
-           "the longest verbatim run of any sequence, in tokens", IN_DETAIL),
-    Column("auc_memorization_accuracy", "AUC, accuracy", fmt.accuracy, _ends(fmt.accuracy),
-           "the chance that a forget text’s accuracy is above a never-seen one’s; 0.5: not distinguishable", IN_DETAIL),
-    Column("auc_loss", "AUC, loss", fmt.accuracy, _ends(fmt.accuracy), "the same by the loss", IN_DETAIL),
-    Column("goal_reached", "goal reached", _share_of_runs, lambda _: "", "the recipe’s stop rule was met", SPENT, True),
-    Column("seconds", "time", fmt.duration, _ends(fmt.duration), "from loading to the report", SPENT, True),
-    Column("peak_memory_bytes", "peak memory", fmt.size, _ends(fmt.size),
-           "of the accelerator if there is one, otherwise of the process", SPENT, True),
-    Column("sequences_ascended", "sequences ascended", mean, _ends(mean),
-           "gradient-ascent steps on forget sequences, summed over all epochs", SPENT, True),
-)  # fmt: skip
+    Column("failing", "fail", mean, FORGOTTEN),
+    Column("memorization_accuracy_mean", "accuracy, mean", fmt.accuracy, FORGOTTEN),
+    Column("difference", "difference", signed, FORGOTTEN),
+    Column("holdout_perplexity_change", "holdout", _change, DAMAGED, fmt.percent_interval),
+    Column("test_perplexity_change", "test", _change, DAMAGED, fmt.percent_interval),
+    Column("memorization_accuracy_max", "highest accuracy", fmt.accuracy, IN_DETAIL),
+    Column("outliers_high", "high", mean, IN_DETAIL),
+    Column("outliers_low_new", "new low", mean, IN_DETAIL),
+    Column("extractable", "recited", mean, IN_DETAIL),
+    Column("extractable_any_prefix", "from any prefix", mean, IN_DETAIL),
+    Column("longest_verbatim_run_max", "longest run", mean, IN_DETAIL),
+    Column("auc_memorization_accuracy", "AUC, accuracy", fmt.accuracy, IN_DETAIL),
+    Column("auc_loss", "AUC, loss", fmt.accuracy, IN_DETAIL),
+    Column("goal_reached", "goal reached", _share_of_runs, SPENT, once=True),
+    Column("seconds", "time", fmt.duration, SPENT, once=True),
+    Column("peak_memory_bytes", "peak memory", fmt.size, SPENT, once=True),
+    Column("sequences_ascended", "sequences ascended", mean, SPENT, once=True),
+)
+"""What each of them means is said in comparison.html.j2."""
 
 
 def columns(comparison: Comparison) -> list[Column]:

@@ -1,7 +1,6 @@
 """The figures of a comparison: forgetting against cost. Report and PNG files come from one table."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,33 +12,13 @@ from matplotlib.ticker import MaxNLocator
 from adapter_unlearn.evaluation.closeness import pareto_front
 from adapter_unlearn.reporting import form_names, labels
 from adapter_unlearn.reporting.images import Picture
-from adapter_unlearn.reporting.style import AFTER, GRID, MUTED, SURFACE, UNSEEN, WIDTH, log_axis, short_names, styled
+from adapter_unlearn.reporting.page import title_and_caption
+from adapter_unlearn.reporting.style import AFTER, MUTED, SURFACE, UNSEEN, log_axis, new_figure, short_names, styled
 
-
-@dataclass(frozen=True)
-class Row:
-    """One kind of figure: the name of its file, the measure of forgetting, the axis label, title and caption."""
-
-    name: str
-    column: str
-    label: str
-    title: str
-    caption: str
-
-
-FIGURES = (
-    Row(
-        "pareto_{form}", "failing", "failing\nsequences", "Forgetting against cost",
-        "Further left is less damage, further down is less that is left of the texts. Filled: methods on the front:"
-        " no other method is at least as good in both figures and better in one; the line bounds what is reached."
-        " Dotted: unchanged perplexity. Thin lines: the range over several seeds. The front ignores noise.",
-    ),
-    Row(
-        "pareto_auc_{form}", "auc_loss_distance", "AUC of loss,\ndistance from 0.5", "Distinguishability against cost",
-        "The same with another measure of forgetting: the distance of the loss’s AUC from 0.5, where the forget set is"
-        " not distinguishable from never-seen text. It shows differences that counts of outliers do not.",
-    ),
-)  # fmt: skip
+LABELS = {"failing": "failing\nsequences", "auc_loss_distance": "AUC of loss,\ndistance from 0.5"}
+"""Measures of forgetting, and how an axis names them."""
+FIGURES = {"pareto": "failing", "pareto_auc": "auc_loss_distance"}
+"""Kinds of figures, and what they show against cost. Their titles and captions are in captions.j2."""
 
 
 def pictures(rows: pd.DataFrame) -> list[Picture]:
@@ -48,11 +27,10 @@ def pictures(rows: pd.DataFrame) -> list[Picture]:
     for form in forms:
         one = rows[rows["form"] == form]
         costs = one[["holdout_perplexity_change", "test_perplexity_change"]].to_numpy(float)
-        title = f" ({form_names.title(form)})" if len(forms) > 1 else ""
-        for row in FIGURES:
-            if np.isfinite(costs).any() and np.isfinite(one[row.column]).any():
-                figure = pareto_figure(one, row.column)
-                drawn.append(Picture(row.name.format(form=form), row.title + title, row.caption, figure))
+        for name, column in FIGURES.items():
+            if np.isfinite(costs).any() and np.isfinite(one[column]).any():
+                words = title_and_caption("comparison/captions.j2", name, form=form, several=len(forms) > 1)
+                drawn.append(Picture(f"{name}_{form}", *words, pareto_figure(one, column)))
     return drawn
 
 
@@ -62,21 +40,21 @@ def pareto_figure(rows: pd.DataFrame, forgetting: str = "failing") -> Figure:
 
     Args:
         rows: those of one form in Comparison.rows.
-        forgetting: the column on the y axis, of a row of FIGURES.
+        forgetting: the column on the y axis, one of LABELS.
     """
     costs = [
         (f"{name}_perplexity_change", label)
         for name, label in (("holdout", "holdout set"), ("test", "test set"))
         if np.isfinite(rows[f"{name}_perplexity_change"]).any()
     ]
-    figure = Figure(figsize=(WIDTH, 2.75 * max(len(costs), 1)), layout="constrained")
-    grid = figure.subplots(max(len(costs), 1), 1, squeeze=False)[:, 0]
+    n_panels = max(len(costs), 1)
+    figure, grid = new_figure(2.75 * n_panels, n_panels, shared=False, grid="both")
     drawn = []
     for axes, (column, label) in zip(grid, costs):
         points = rows[np.isfinite(rows[column]) & np.isfinite(rows[forgetting])]
         drawn.append((points, column, _trade(axes, points, column, forgetting)))
         axes.set_xlabel(f"perplexity against the base, {label}")
-        axes.set_ylabel(next(row.label for row in FIGURES if row.column == forgetting))
+        axes.set_ylabel(LABELS[forgetting])
     figure.align_ylabels()
     figure.draw_without_rendering()  # the layout must be final before labels are placed
     figure.set_layout_engine("none")
@@ -93,9 +71,6 @@ def _trade(axes: Axes, points: pd.DataFrame, column: str, forgetting: str) -> li
         The corners of every line drawn, each of shape (m, 2).
     """
     x, y = 1 + points[column].to_numpy(float), points[forgetting].to_numpy(float)
-    axes.grid(True, color=GRID, linewidth=0.6, zorder=0)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=3)
     axes.axvline(1, color=MUTED, linestyle=":", zorder=1)
     _limits(axes, x, y, forgetting)
     lines = []

@@ -41,5 +41,5 @@ def render_comparison(comparison: Comparison, manifest: dict[str, Any], pictures
         provenance=facts.provenance(
             {key: value for key, value in manifest.items() if key in ("base", "versions", "bounds")}
         ),
-        limits=[facts.GREEDY_ONLY],
+        limits=page.limits(),
     )

@@ -55,11 +55,12 @@ def _cell(column: Column, row: dict[Any, Any]) -> Cell:
         return Cell("")
     if column.key == "difference" and number(row[column.key]) is None:
         return Cell("")
-    spread = column.spread([row.get(f"{column.key}_low"), row.get(f"{column.key}_high")])
+    bounds = [row.get(f"{column.key}_low"), row.get(f"{column.key}_high")]
     ends = [number(row.get(f"{column.key}_seeds_{end}")) for end in ("min", "max")]
     seeds = ""
     if row["n_runs"] > 1 and None not in ends and ends[0] != ends[1]:
         seeds = f"{column.show(ends[0])} to {column.show(ends[1])}"
+    spread = column.spread(bounds) if column.spread else interval(bounds, column.show)
     return Cell(column.show(row[column.key]), seeds, spread)
 
 
@@ -73,14 +74,9 @@ def headline(comparison: Comparison) -> str:
     if n_methods > 1:
         opening = f"Of {count(n_methods)} methods, {clean(first['method'])} has the fewest failing sequences, "
     counts = f"{mean(first['failing'])} of {count(comparison.about['n_sequences'])}"
-    cost = next(
-        (
-            f", with {name} perplexity changed by {percent(change)}"
-            for name in ("holdout", "test")
-            if (change := number(first[f"{name}_perplexity_change"])) is not None
-        ),
-        "",
-    )
+    changes = {name: number(first[f"{name}_perplexity_change"]) for name in ("holdout", "test")}
+    name = next((name for name, change in changes.items() if change is not None), "")
+    cost = f", with {name} perplexity changed by {percent(changes[name])}" if name else ""
     as_few = f"; {ties} other{'s have' if ties > 1 else ' has'} as few" if ties else ""
     return f"{opening}{counts}{'' if n_methods > 1 else ' sequences fail'}{cost}{as_few}"
 
@@ -119,22 +115,14 @@ def pair_lines(comparison: Comparison) -> list[PairLine]:
 
 def as_json(comparison: Comparison, manifest: dict[str, Any]) -> dict[str, Any]:
     """The content of comparison.json: what all runs share, the rows, the pairs, the runs and the warnings."""
-    return {
-        **manifest,
-        "baseline": comparison.baseline,
-        "rows": records(comparison.rows),
-        "pairs": records(comparison.pairs),
-        "runs": records(comparison.runs),
-        "warnings": comparison.warnings,
-    }
+    tables = {name: records(getattr(comparison, name)) for name in ("rows", "pairs", "runs")}
+    return {**manifest, "baseline": comparison.baseline, **tables, "warnings": comparison.warnings}
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain values; a missing one is None whatever the type of its column."""
-    return [
-        {
-            str(key): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)()
-            for key, value in row.items()
-        }
-        for row in frame.to_dict("records")
-    ]
+
+    def plain(value: Any) -> Any:
+        return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
+
+    return [{str(key): plain(value) for key, value in row.items()} for row in frame.to_dict("records")]

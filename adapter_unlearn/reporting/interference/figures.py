@@ -9,16 +9,14 @@ from matplotlib.patches import Rectangle
 
 from adapter_unlearn.reporting.images import Picture
 from adapter_unlearn.reporting.interference.matrix import Matrix, Part, matrix_of, parts
+from adapter_unlearn.reporting.page import title_and_caption
 from adapter_unlearn.reporting.style import BEFORE, INK, LINK, SURFACE, WIDTH, short_names, styled
 
 
 def picture(rows: pd.DataFrame) -> Picture:
     """The figure with its title and caption."""
-    caption = (
-        "Each line is a combination of adapters; a filled circle marks an active one. The darker a cell, the more of"
-        " that forget set is recited, and the higher its mean memorization accuracy."
-    )
-    return Picture("interference", "Every combination of adapters", caption, interference_figure(rows))
+    words = title_and_caption("interference/captions.j2", "interference")
+    return Picture("interference", *words, interference_figure(rows))
 
 
 @styled

@@ -30,5 +30,5 @@ def render_interference(rows: pd.DataFrame, manifest: dict[str, Any], picture: P
             *((f"adapter for {clean(name)}", clean(adapter)) for name, adapter in owner.items()),
             *facts.provenance({key: value for key, value in manifest.items() if key != "adapters"}),
         ],
-        limits=[*facts.ERASURE, facts.GREEDY_ONLY],
+        limits=page.limits(adapter=True),
     )

@@ -40,7 +40,6 @@ def model_card(results: RunResults) -> str:
             has_spread=any(cell.spread for _, cells in rows for cell in cells.values()),
             tasks=task_table.rows(summary),
             membership=membership,
-            membership_means=membership_table.MEANS,
             lines=[measures.bounds_line(summary), *measures.comparison_lines(summary)],
             limits=limits.limits(results),
         )

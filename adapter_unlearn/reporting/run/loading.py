@@ -45,9 +45,5 @@ def _folders(manifest: dict[str, Any]) -> dict[str, str]:
 
 def removing(manifest: dict[str, Any]) -> str:
     """Code that removes the adapter; a frozen base adapter stays active."""
-    if (manifest.get("base") or {}).get("adapter"):
-        return 'model.base_model.set_adapter(["frozen"])  # the model as it was, with its frozen base adapter\n'
-    return (
-        "with model.disable_adapter():  # inside, the model is the base model, bit for bit\n    ...\n"
-        "base = model.unload()  # removes the adapter permanently\n"
-    )
+    frozen = (manifest.get("base") or {}).get("adapter")
+    return page.environment(autoescape=False).get_template("run/removing.py.j2").render(frozen=frozen)

@@ -9,11 +9,6 @@ from adapter_unlearn.reporting import form_names
 from adapter_unlearn.reporting.formatting import Cell, accuracy, count, interval
 from adapter_unlearn.reporting.run.measures import meaning
 
-MEANS = (
-    "AUC is the chance that a score ranks a text of the forget set above a never-seen text. At 0.5 the score does not"
-    " distinguish them; values far below 0.5 distinguish them as well as values far above. TPR at 1 % FPR is the share"
-    " of the forget set that is identified while at most 1 % of never-seen texts are mistaken for it."
-)
 MAIN = ("memorization_accuracy", "loss")
 _FEWEST = 100
 
