@@ -29,7 +29,7 @@ RETIRED = {
     "written texts": r"\bdata\.written\b|\bwritten texts?\b",
     "holdout as general text": r"general (unseen )?text \(holdout\)|\bholdout set \(general",
 }
-NAMES_THE_OLD = {"CHANGELOG.md", "test_vocabulary.py", "parsing.py", "test_parsing.py"}
+NAMES_THE_OLD = {"CHANGELOG.md", "test_vocabulary.py", "composing.py"}
 """Files that must name what was renamed: the list of changes, and the error that names the new key."""
 
 

@@ -189,17 +189,18 @@ def tpr_at_fpr_interval(
 
 
 def membership(forget: pd.DataFrame, holdout: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """Whether one can tell by each metric that the forget set was trained on.
+    """How well each metric distinguishes the forget set from never-seen sequences.
 
     Args:
         forget: scores of the forget set, as `score` gives them.
         holdout: scores of never-seen sequences of its kind, by the same model.
-        metrics: which columns; None takes all that are metrics. The catalogue says which way each goes
-            with memorization.
+        metrics: names of columns; None takes every metric that both frames have. METRICS says whether memorized text
+            has high or low values.
 
     Returns:
-        A row a metric: metric, n_forget, n_holdout, auc, auc_low, auc_high, tpr_at_1_fpr, tpr_at_1_fpr_low,
-        tpr_at_1_fpr_high. An AUC of 0.5 is a coin; under it, the forget set looks less memorized than the unseen.
+        One row per metric: metric, n_forget, n_holdout, auc, auc_low, auc_high, tpr_at_1_fpr, tpr_at_1_fpr_low,
+        tpr_at_1_fpr_high. At an AUC of 0.5 the two sets are indistinguishable; below, the forget set looks less
+        memorized than the holdout set.
 
     Raises:
         RecipeError: a metric is unknown.
@@ -217,7 +218,7 @@ def membership(forget: pd.DataFrame, holdout: pd.DataFrame, metrics: Sequence[st
 
 
 def _ranks(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Both as ranks among all their values, without NaN, equal values having equal ranks; and how many ranks."""
+    """Both arrays as ranks among all their values, without NaN, and the number of ranks. Equal values share a rank."""
     members, others = members[~np.isnan(members)], others[~np.isnan(others)]
     values, ranks = np.unique(np.concatenate([members, others]), return_inverse=True)
     return ranks[: len(members)], ranks[len(members) :], len(values)
