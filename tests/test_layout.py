@@ -20,7 +20,9 @@ def imports(source: str) -> list[str]:
     """The layers of the package that a module imports, those under TYPE_CHECKING and in functions included."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "adapter_unlearn":
+        if isinstance(node, ast.ImportFrom) and node.level > 1:
+            found.append("..")  # out of its folder by a relative import: no way that the table of layers could judge
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "adapter_unlearn":
             inner = node.module.split(".")[1:]
             found += inner[:1] or [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):
@@ -51,6 +53,7 @@ def test_imports_run_downwards(path):
     [
         "from adapter_unlearn.pipeline import evaluate",
         "from adapter_unlearn import cli",
+        "from ..cli import main",
         "import adapter_unlearn",
         "import adapter_unlearn.reporting.run",
         "def f():\n    from adapter_unlearn.unlearning import loop",
@@ -59,7 +62,7 @@ def test_imports_run_downwards(path):
 )
 def test_an_upward_import_is_found(source):
     assert upward("scoring", source)
-    assert not upward("cli", source) or source == "import adapter_unlearn"
+    assert not upward("cli", source) or source in ("import adapter_unlearn", "from ..cli import main")
 
 
 def test_the_top_level_is_small():
