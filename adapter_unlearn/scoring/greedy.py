@@ -29,17 +29,7 @@ from transformers.cache_utils import DynamicLayer
 from adapter_unlearn import models
 from adapter_unlearn.metrics import METRICS, Continuations, compute
 from adapter_unlearn.metrics.continuations import next_miss
-from adapter_unlearn.scoring.forward import (
-    CHUNK_ELEMENTS,
-    batches,
-    chunks,
-    device_of,
-    pad,
-    plain,
-    rows_per_forward,
-    splits,
-    vocabulary_of,
-)
+from adapter_unlearn.scoring import forward
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -109,7 +99,7 @@ def continuations(
     """
     with models.evaluating(model), torch.no_grad():
         order = range(len(sequences)) if indices is None else indices
-        for batch in batches(sequences, order, rows_per_forward(model, batch_size)):
+        for batch in forward.batches(sequences, order, forward.rows_per_forward(model, batch_size)):
             yield from zip(batch, _continue_batch(model, [sequences[i] for i in batch], prefixes, cache_bytes))
 
 
@@ -120,7 +110,7 @@ def _continue_batch(
     cache_bytes: int,
 ) -> list[Continuations | None]:
     texts = [np.asarray(row["input_ids"], dtype=np.int64) for row in rows]
-    ids, _ = pad([row["input_ids"] for row in rows], device_of(model))  # (rows, T of the longest)
+    ids, _ = forward.pad([row["input_ids"] for row in rows], forward.device_of(model))  # (rows, T of the longest)
     length = ids.shape[1]
     shared = _empty_cache(len(rows), length) if _uses_cache(model) else None
     # ---- one teacher-forced forward pass: where does the model miss?
@@ -135,10 +125,10 @@ def _continue_batch(
     ends = np.array([len(texts[i]) for i in owners], dtype=np.int64)
     sound = _generate(model, shared, owners, starts, ends, tokens, cache_bytes)  # (misses,)
     # ---- check the cache once per model and length
-    if shared is not None and len(pairs) and _checked_length.get(plain(model), 0) < length:
+    if shared is not None and len(pairs) and _checked_length.get(forward.plain(model), 0) < length:
         longest = int((ends - starts).argmax())
         correct = _is_greedy(model, tokens[longest, : ends[longest]], int(starts[longest]))
-        _checked_length[plain(model)] = length if correct else -1
+        _checked_length[forward.plain(model)] = length if correct else -1
         if not correct:
             return _continue_batch(model, rows, prefixes, cache_bytes)
     # ---- back to sequences
@@ -155,7 +145,7 @@ def _continue_batch(
 
 def _uses_cache(model: torch.nn.Module) -> bool:
     """Whether the model is run with a cache: its state is keys and values, and no check has failed."""
-    base = plain(model)
+    base = forward.plain(model)
     return not base._is_stateful and _checked_length.get(base, 0) >= 0
 
 
@@ -171,10 +161,10 @@ def _generate(
     """Generate every row of tokens in place; returns which rows had finite logits throughout, shape (rows,)."""
     sound = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
     if shared is None:  # every step computes whole rows
-        size = CHUNK_ELEMENTS // (vocabulary_of(model) * max(1, tokens.shape[1]))
+        size = forward.CHUNK_ELEMENTS // (forward.vocabulary_of(model) * max(1, tokens.shape[1]))
     else:
         row_bytes = sum(part[:1].nbytes for layer in shared.layers for part in (layer.keys, layer.values))
-        size = min(cache_bytes // row_bytes, CHUNK_ELEMENTS // vocabulary_of(model))
+        size = min(cache_bytes // row_bytes, forward.CHUNK_ELEMENTS // forward.vocabulary_of(model))
     size = max(1, size)
     for first in range(0, len(tokens), size):  # sorted by start: a pass begins with its shortest prefix
         part = slice(first, first + size)
@@ -232,7 +222,7 @@ def _first_choices(model: torch.nn.Module, ids: torch.Tensor, cache: Cache | Non
     features, head = _run(model, ids, cache)
     flat = features.flatten(0, 1)  # (rows * T, hidden)
     choices, finite = torch.empty_like(ids.flatten()), torch.empty(ids.numel(), dtype=torch.bool)
-    for part in chunks(flat, vocabulary_of(model)):
+    for part in forward.chunks(flat, forward.vocabulary_of(model)):
         highest, choice = head(flat[part]).float().max(-1)  # the maximum is NaN if a logit is
         choices[part] = choice.to(ids.device)
         finite[part] = highest.isfinite().cpu()
@@ -248,7 +238,7 @@ def _is_greedy(model: torch.nn.Module, tokens: torch.Tensor, start: int) -> bool
     features, head = _run(model, tokens[None, :-1], None)
     flat = features[0, start - 1 :]
     generated = tokens[start:].to(flat.device)
-    for part in chunks(flat, vocabulary_of(model)):
+    for part in forward.chunks(flat, forward.vocabulary_of(model)):
         logits = head(flat[part])
         slack = torch.finfo(logits.dtype).eps ** 0.5
         logits = logits.float()
@@ -261,9 +251,9 @@ def _is_greedy(model: torch.nn.Module, tokens: torch.Tensor, start: int) -> bool
 
 def _run(model: torch.nn.Module, ids: torch.Tensor, cache: Cache | None) -> tuple[torch.Tensor, Any]:
     """Features, shape (rows, tokens, hidden), and the head that maps them to logits. No mask: nothing is padded."""
-    base = plain(model)
+    base = forward.plain(model)
     options = {"past_key_values": cache, "use_cache": cache is not None}
-    if splits(model):
+    if forward.splits(model):
         return base.base_model(input_ids=ids, **options).last_hidden_state, base.get_output_embeddings()
     return base(input_ids=ids, **options).logits, torch.nn.Identity()
 
