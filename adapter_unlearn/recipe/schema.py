@@ -43,7 +43,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """The texts. A source is a file (jsonl, csv, parquet, txt, npy), a list of files, or a hub id.
+    """The texts. A source is a file (jsonl, json, csv, parquet, txt, npy), a list of files, or a hub id.
 
     Args:
         forget: the texts to unlearn.
@@ -95,7 +95,7 @@ class Training:
     Args:
         learning_rate: a number, or auto for a search. LoRA needs 10 to 100 times the rate of full fine-tuning. The
             search tries several rates for a few steps before a stage begins; it needs data.validation and
-            stop.max_perplexity_increase, except for match and undial with retain_loss kl.
+            stop.max_perplexity_increase, except for match and undial with a KL retain term.
         learning_rate_decay: share of max_epochs, at the end, over which the learning rate falls linearly to 0.
         max_epochs: largest number of epochs. An epoch scores all sequences, selects, and passes over the selection.
         batch_size: sequences in one forward and backward pass. It changes memory and speed, not the result.
@@ -115,22 +115,23 @@ class Training:
 
 @dataclass(frozen=True)
 class Stop:
-    """When to stop: as soon as every rule that is set holds. `holdout` takes the level from the holdout set.
+    """When to stop: as soon as every rule that is set holds (see early). `holdout` takes a level from that set.
 
     Args:
-        mean_below: limit on the mean memorization accuracy of the forget set. holdout: the holdout set's mean.
-        max_below: limit on every memorization accuracy. holdout: the holdout set's 95 % quantile.
-        extractable: number of sequences that may stay extractable.
+        mean_below: the forget set's mean memorization accuracy must be below this. holdout: the holdout set's mean.
+        max_below: every memorization accuracy must be at most this. holdout: the holdout set's 95 % quantile.
+        extractable: number of sequences that may remain extractable.
         longest_run: longest verbatim run that may remain, in tokens. holdout: the holdout set's longest.
-        extraction_likelihood_below: limit on the mean extraction likelihood (EL_10) of the forget set. holdout: the
-            holdout set's mean. It needs generation, so it is measured only when all other rules hold.
+        extraction_likelihood_below: the forget set's mean extraction likelihood (EL_10) must be below this. holdout:
+            the holdout set's mean. It needs generation, so it is measured only when all other rules hold.
         max_perplexity_increase: largest growth of the validation perplexity, as a share. No adapter beyond it is kept,
             unless there is no validation set.
         patience: epochs in a row beyond max_perplexity_increase after which the run stops. With a retain term the
             perplexity may recover; without one, 1 is right.
         early: stop in the first epoch in which all rules hold. If false, the run trains all of training.max_epochs,
             which a decaying learning rate needs. Of the epochs in which all rules hold it keeps the best one: fewest
-            outliers, then least distinguishable from the holdout set, then lowest perplexity.
+            failing sequences, then fewest extractable ones, then least distinguishable from the holdout set, then
+            lowest validation perplexity.
     """
 
     mean_below: Level = 0.33
@@ -150,7 +151,7 @@ class Evaluation:
     Args:
         forms: deployment forms to evaluate beside the base, of stacked, merged and requantized. merged adds the delta
             to the original weights; requantized quantizes the result like the base, or as its suffix says.
-        metrics: metrics to compute, one column each (docs/metrics.md).
+        metrics: metrics to compute, one column each (docs/metrics.md). The default metrics are always computed.
         bounds: what an outlier is. holdout: outside the 5 % and 95 % quantiles of the holdout set, or the paper's
             bounds where there is no holdout set. paper: 0.15 and 0.60.
         batch_size: sequences in one forward pass.
@@ -170,7 +171,7 @@ class Recipe:
         model: the base model.
         data: the texts.
         seed: seed of the adapter's initialization, the order of rows and every draw.
-        output_dir: the run folder. It must not exist.
+        output_dir: the run folder. It must be new or empty, unless --overwrite is given.
         adapter: the adapter to train.
         method: its name and parameters, for example `{name: sga, threshold: 0.7}`. A recipe that names no method takes
             the keys that it leaves out, the method included, from recipes/default.yaml, not from the defaults shown
