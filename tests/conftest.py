@@ -40,3 +40,11 @@ def write_rows(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Reports without figures, which take most of the time that a run on a tiny model needs."""
+    from adapter_unlearn.reporting.run import figures
+
+    monkeypatch.setattr(figures, "pictures", lambda results: [])
