@@ -122,7 +122,7 @@ def test_a_killed_run_is_continued_bit_for_bit(settings, whole, kill_after, meth
     expected, broken = whole(method), settings("broken", method, checkpoint_minutes=0.0)
     checkpoint = checkpoint_file.path_of(broken["output_dir"])
     kills = 0
-    for number in (1, 5, 8, 4):  # in all stages, within and after epochs
+    for number in (1, 5, 4):  # in all stages, within and after epochs
         kill_after(number)
         try:
             unlearn(broken, RESUME)
@@ -133,7 +133,7 @@ def test_a_killed_run_is_continued_bit_for_bit(settings, whole, kill_after, meth
     kill_after(0)
     if not Path(broken["output_dir"]).exists():
         unlearn(broken, RESUME)
-    assert kills >= 3
+    assert kills == 3
     assert_same(broken, expected)
     assert not checkpoint.exists(), "a finished run removes its checkpoint"
     assert not list(checkpoint.parent.glob(".*")), "no lock and no unfinished file is left"
