@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -13,6 +15,7 @@ import jsonargparse
 from adapter_unlearn.cli.command import PROGRAM
 from adapter_unlearn.cli.table import COMMANDS
 from adapter_unlearn.errors import RecipeError, UserError
+from adapter_unlearn.recipe import home
 from adapter_unlearn.version import __version__
 
 DESCRIPTION = "Make a language model stop reciting given texts with a removable LoRA adapter, and measure the effect."
@@ -25,13 +28,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words of the command line; None takes those of the process.
 
     Returns:
-        The exit code: 0; 1 if runs of a comparison failed; 2 after a user's error.
+        The exit code: 0; 1 if runs of a comparison failed; 2 after a user's error; 141, as a shell reports SIGPIPE, if
+        nobody reads the output any more.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    words = [_with_home(word) for word in words if word != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that can't show a character must not lose the result
     try:
-        return _dispatch(words, debug)
+        code = _dispatch(words, debug)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _close_output()
+        return 141
     except UserError as error:
         if debug:
             raise
@@ -48,6 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def entry_point() -> None:
     """The console script."""
     sys.exit(main())
+
+
+def _with_home(word: str) -> str:
+    """A word of the command line with `~` expanded at its start or after `=`, as a shell does it only for the first."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{flag}{equals}{home.expanded(value)}"
+
+
+def _close_output() -> None:
+    """Send what is still in the buffer of stdout nowhere, so that Python does not fail on it when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(message: str) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,14 +53,15 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
     Raises:
         UserError: the recipe, a file, the model or the folder can't be used; nothing is left half-written.
     """
+    files = [run] if isinstance(run, str | Path) else []
     run = resolved(run)
-    check(run, permissions)
+    check(run, permissions, files)
     started = time.monotonic()
     manifest.restart_peak_memory()
     accelerator = common.new_accelerator(run.tracking, Path(run.output_dir).parent)
     set_seed(run.seed)
     frozen = [models.adapters.FROZEN] if run.model.adapter else []
-    with tempfile.TemporaryDirectory(prefix=common.TEMPORARY) as place:
+    with run_folder.temporary() as place:
         # load
         loaded = loading.load(run.model, run.data, permissions)
         model = _load_model(run, permissions)
@@ -74,7 +74,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
         goal = stopping.resolve(run.stop, before.holdout)
 
         # train
-        trained = _train(model, run, _task(model, run, measuring, before, criteria), goal, measuring, Path(place))
+        trained = _train(model, run, _task(model, run, measuring, before, criteria), goal, measuring, place)
         log.info(trained.outcome.stopped_because)
 
         # score
@@ -116,9 +116,15 @@ def resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     return run
 
 
-def check(run: Recipe, permissions: Permissions) -> None:
-    """Refuse a run that would fail after training: its folder, a metric, or a base that can't be merged into."""
-    common.check_output(run.output_dir, permissions, run.model, run.data, [])
+def check(run: Recipe, permissions: Permissions, files: Sequence[str | Path] = ()) -> None:
+    """Refuse a run that would fail after training: its folder, a metric, or a base that can't be merged into.
+
+    Args:
+        run: the recipe.
+        permissions: as in unlearn.
+        files: the files that the recipe was read from; they must not be in the folder.
+    """
+    common.check_output(run.output_dir, permissions, run.model, run.data, files)
     table.resolve(run.evaluation.metrics)
     common.check_mergeable(run.model, run.evaluation.forms, permissions)
 

@@ -20,6 +20,7 @@ from helpers import random_rows
 import adapter_unlearn
 from adapter_unlearn import cli, load_recipe, pipeline, recipe
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, shipped
+from adapter_unlearn.runs import run_folder
 
 SECRET = "correct horse battery staple"
 
@@ -164,7 +165,9 @@ def place(memorizers, tmp_path):
         (tmp_path / name).mkdir()
     put(tmp_path / "weightless", "config.json", (memorizers("llama") / "config.json").read_text())
     put(tmp_path / "photos", "cat.png", "mine")
-    put(tmp_path / "old", "unlearning.json", "{}")
+    (tmp_path / "old").rmdir()
+    with run_folder.new_folder(tmp_path / "old") as old:
+        run_folder.write_json(old / run_folder.MANIFEST, run_folder.provenance())
     return tmp_path
 
 
