@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal that can't show a character must not lose the result
     try:
         code = _dispatch(words, debug)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as after >&-
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         _close_output()
@@ -49,16 +50,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(" ".join(str(error).split()))
         return 2
     except Exception as error:
-        if debug or type(error).__name__ != "OutOfMemoryError":
+        line = None if debug else _line(error)
+        if line is None:
             raise
-        fix = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
-        _print_error(f"out of memory on the accelerator; {fix}")
+        _print_error(line)
         return 2
 
 
 def entry_point() -> None:
     """The console script."""
     sys.exit(main())
+
+
+def _line(error: Exception) -> str | None:
+    """One line about an exception that any library may raise on any machine; None for a bug."""
+    if type(error).__name__ == "OutOfMemoryError":
+        fix = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
+        return f"out of memory on the accelerator; {fix}"
+    if isinstance(error, OSError):
+        from adapter_unlearn.runs.folder import FULL
+
+        if error.errno in FULL:
+            return f"{error.filename or 'a file'}: can't be written ({error.strerror}); free the disk"
+    return None
 
 
 def _with_home(word: str) -> str:

@@ -20,7 +20,7 @@ from adapter_unlearn.runs import contents, locks, output
 from adapter_unlearn.runs.contents import PACKAGE
 
 _FREE = "nothing was left there; free the disk or choose another --output_dir"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors that only writing gives."""
 
 
@@ -92,7 +92,7 @@ def temporary(beside: str | Path | None = None) -> Iterator[Path]:
         try:
             yield folder
         except (OSError, SafetensorError) as error:
-            if isinstance(error, OSError) and error.errno not in _FULL:
+            if isinstance(error, OSError) and error.errno not in FULL:
                 raise
             raise OutputError(f"{where}: can't be written ({output.reason(error)}); {fix}") from error
 
@@ -158,7 +158,7 @@ def _replace(staging: Path, path: Path) -> None:
         staging.rename(path)
         return
     old = staging.with_suffix(f".{locks.OLD}")
-    with locks.held(path):
+    with locks.held(path, wait=False):
         path.rename(old)
         try:
             staging.rename(path)

@@ -40,12 +40,12 @@ def hidden_folder(parent: Path, name: str, kind: str) -> Iterator[Path]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a folder inside the block; waits until it is free."""
+def held(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a folder inside the block, if it is free; with `wait`, wait until it is."""
     lock = _open(folder)
     try:
         if lock is not None:
-            _lock(lock, wait=True)
+            _lock(lock, wait)
         yield
     finally:
         if lock is not None:

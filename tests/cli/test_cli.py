@@ -242,6 +242,30 @@ def test_a_full_disk_leaves_nothing(arguments, tmp_path, monkeypatch, capfd):
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
+@pytest.mark.parametrize("place", ["nowhere", "file/below"])
+def test_a_place_of_temporary_files_without_use_is_found_first(place, arguments, tmp_path, monkeypatch, capfd):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+    before = listing(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(tmp_path / place))
+        patch.setattr(pipeline.unlearning_run.loading, "load", lambda *_: pytest.fail("the work began"))
+        assert unlearn(arguments) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "TMPDIR" in line and listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("target", ["/dev/full", None])
+def test_a_result_that_cannot_be_shown_is_one_line(target):
+    words = [sys.executable, "-m", "adapter_unlearn", "recipes", "list"]
+    words = words if target else ["sh", "-c", 'exec "$0" "$@" >&-', *words]
+    with Path(target or "/dev/null").open("w") as stream:
+        done = subprocess.run(words, stdout=stream, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == (2 if target else 0) and len(done.stderr.splitlines()) == (1 if target else 0), (
+        done.stderr
+    )
+
+
 # --- commands that work ---
 
 

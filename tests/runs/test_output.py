@@ -118,7 +118,7 @@ PLACES: dict[str, Callable[[Path], Path]] = {
     "a file": lambda place: (place / "file").write_text("mine") and place / "file",
     "a pipe": lambda place: os.mkfifo(place / "pipe") or place / "pipe",
     "a socket": lambda place: bind_socket(place / "socket") or place / "socket",
-    "a device": lambda place: Path("/dev/null"),
+    "a device": lambda place: Path(os.ttyname(os.openpty()[1])),
     "a link to a run": lambda place: linked(place / "link", make_run(place / "run")),
     "a link to nothing": lambda place: linked(place / "link", place / "none"),
     "a link to itself": lambda place: linked(place / "link", place / "link"),
@@ -156,7 +156,6 @@ def test_places_that_are_never_replaced(name, tmp_path, monkeypatch):
     with pytest.raises(OutputError), run_folder.new_folder(place, overwrite=True):
         pass
     assert tree(tmp_path) == before
-    assert Path("/dev/null").is_char_device()
 
 
 def test_a_mount_in_a_folder_of_ours_is_kept(tmp_path, monkeypatch):
