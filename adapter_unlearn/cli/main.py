@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -14,6 +16,7 @@ from adapter_unlearn import signals
 from adapter_unlearn.cli.command import PROGRAM
 from adapter_unlearn.cli.table import COMMANDS
 from adapter_unlearn.errors import RecipeError, UserError
+from adapter_unlearn.recipe import home
 from adapter_unlearn.version import __version__
 
 DESCRIPTION = "Make a language model stop reciting given texts with a removable LoRA adapter, and measure the effect."
@@ -26,42 +29,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words of the command line; None takes those of the process.
 
     Returns:
-        The exit code: 0; 1 if runs of a comparison failed; 2 after a user's error; 130 or 143 after SIGINT or SIGTERM.
+        The exit code: 0; 1 if runs of a comparison failed; 2 after a user's error; 130 or 143 after SIGINT or SIGTERM;
+        141, as a shell reports SIGPIPE, if nobody reads the output any more.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    words = [_with_home(word) for word in words if word != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that can't show a character must not lose the result
     try:
         with signals.handled():
-            return _dispatch(words, debug)
+            code = _dispatch(words, debug)
+            if sys.stdout is not None:  # as after >&-
+                sys.stdout.flush()
+            return code
     except signals.Interrupted as stop:
-        _print_error(_line(stop))
+        _print_error(_with_notes(str(stop), stop))
         return 128 + stop.number
+    except BrokenPipeError:
+        _close_output()
+        return 141
     except UserError as error:
         if debug:
             raise
-        _print_error(_line(error))
+        _print_error(_with_notes(str(error), error))
         return 2
     except Exception as error:
-        if debug or type(error).__name__ != "OutOfMemoryError":
+        line = None if debug else _line(error)
+        if line is None:
             raise
-        fix = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
-        _print_error(f"out of memory on the accelerator; {'; '.join([fix, *_notes(error)])}")
+        _print_error(_with_notes(line, error))
         return 2
 
 
-def _line(error: BaseException) -> str:
-    """An error with its notes, as one line."""
-    return " ".join("; ".join([str(error), *_notes(error)]).split())
-
-
-def _notes(error: BaseException) -> list[str]:
-    return getattr(error, "__notes__", [])
+def _with_notes(line: str, error: BaseException) -> str:
+    """A line about an error, and what was noted about it, as one line."""
+    return " ".join("; ".join([line, *getattr(error, "__notes__", [])]).split())
 
 
 def entry_point() -> None:
     """The console script."""
     sys.exit(main())
+
+
+def _line(error: Exception) -> str | None:
+    """One line about an exception that any library may raise on any machine; None for a bug."""
+    if type(error).__name__ == "OutOfMemoryError":
+        fix = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
+        return f"out of memory on the accelerator; {fix}"
+    if isinstance(error, OSError):
+        from adapter_unlearn.runs.folder import FULL
+
+        if error.errno in FULL:
+            return f"{error.filename or 'a file'}: can't be written ({error.strerror}); free the disk"
+    return None
+
+
+def _with_home(word: str) -> str:
+    """A word of the command line with `~` expanded at its start or after `=`, as a shell does it only for the first."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{flag}{equals}{home.expanded(value)}"
+
+
+def _close_output() -> None:
+    """Send what is still in the buffer of stdout nowhere, so that Python does not fail on it when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(message: str) -> None:

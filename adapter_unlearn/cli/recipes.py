@@ -8,7 +8,7 @@ import jsonargparse
 
 from adapter_unlearn import recipe
 from adapter_unlearn.cli.command import PROGRAM, Command, parse
-from adapter_unlearn.errors import OutputError, RecipeError
+from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.recipe import shipped
 
 
@@ -54,13 +54,9 @@ def _copy(model: str, method: str, file: Path) -> None:
     chosen = recipe.load_recipe([shipped.folder() / kind / f"{name}.yaml" for kind, name in pair])
     comments = [f"# {line}\n" for kind, name in pair for line in shipped.header(kind, name)]
     text = "".join([*comments, "# docs/recipes.md explains the keys.\n", recipe.commented_yaml(chosen)])
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError as error:
-        raise OutputError(f"{file}: exists already; choose another name") from error
-    except OSError as error:
-        raise OutputError(f"{file!s:.200}: can't be written: {error.strerror}") from error
+    from adapter_unlearn.runs import run_folder
+
+    run_folder.write_new_file(file, text)
 
 
 COMMAND = Command("list the shipped recipes, or copy a model and a method to one file", add_arguments, run)

@@ -9,6 +9,7 @@ import jsonargparse
 from adapter_unlearn import recipe
 from adapter_unlearn.cli.command import Command, show
 from adapter_unlearn.recipe import Permissions, Recipe
+from adapter_unlearn.runs import output
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
@@ -27,7 +28,9 @@ def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     # The permissions are no arguments of the parser, because a recipe's file could set those.
     flags = {f"--{field.name}": field.name for field in fields(Permissions)}
     permissions = Permissions(**{name: True for flag, name in flags.items() if flag in words})
-    chosen = recipe.parse_recipe(parser, [word for word in words if word not in flags])
+    words = [word for word in words if word not in flags]
+    chosen = recipe.parse_recipe(parser, words)
+    output.check_apart(chosen.output_dir, recipe.split_config(words)[0])
     unlearn_and_show(chosen, permissions)
 
 

@@ -13,7 +13,7 @@ import importlib.util
 import io
 import logging
 import random
-import tempfile
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from adapter_unlearn.errors import InputError, RecipeError
+from adapter_unlearn.errors import InputError, OutputError, RecipeError
+from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +67,7 @@ def score_tasks(
         names: tasks or groups of lm-eval (`lm_eval ls tasks` lists them), `paper` or `quick` (see PRESETS), or task
             files: paths of .yaml files in lm-eval's task format. Their data may be a local JSON file
             (`dataset_path: json`, `dataset_kwargs: {data_files: {test: FILE}}`; as in lm-eval, FILE is relative to the
-            working directory). The cache of a task file's data is deleted at the end. A task file may name Python
+            working directory). The data of a task file stay in memory; no cache is left. A task file may name Python
             functions (`!function`), which are run: use only files that you trust.
         limit: use only the first samples of each task, at most this many.
         batch_size: requests per forward. The float32 log-probabilities of one forward are in memory at once.
@@ -85,14 +86,14 @@ def score_tasks(
         raise RecipeError("tasks need lm-eval, which is not installed; run: pip install 'adapter-unlearn[eval]'")
     names = list(dict.fromkeys(task for name in names for task in PRESETS.get(name, (name,))))
     notes = []
-    with tempfile.TemporaryDirectory() as folder, _quiet() as listener, _seeded(SEED):
+    with _quiet() as listener, _seeded(SEED):
         from lm_eval.models.huggingface import HFLM
 
         for name in names:
             _check_name(name)
         loaded: dict[str, tuple[str, Any]] = {}
         for name in names:
-            for task, definition in _load(name, folder).items():
+            for task, definition in _load(name).items():
                 if task in loaded:
                     raise RecipeError(f"tasks: {name} and {loaded[task][0]} both contain {task}; leave one out")
                 loaded[task] = name, definition
@@ -124,15 +125,17 @@ def _check_name(name: str) -> None:
         raise RecipeError(f"tasks: {name} is no task of lm-eval, no preset ({', '.join(PRESETS)}), no .yaml; {fix}")
 
 
-def _load(name: str, cache_folder: str) -> dict[str, Any]:
+def _load(name: str) -> dict[str, Any]:
     """The tasks of a name: one, or those of a group."""
     from lm_eval.tasks import TaskManager
 
     is_file = _is_file_name(name)
     try:
-        with _cache_in(cache_folder) if is_file else contextlib.nullcontext():
+        with _data_in_memory() if is_file else contextlib.nullcontext():
             manager = TaskManager(include_defaults=False) if is_file else _registry()
             return manager.load([name])["tasks"]
+    except OutputError:  # of the temporary folder
+        raise
     except Exception as error:  # lm-eval, yaml, jinja, datasets, functions of the file: dozens of types
         reason = _reason(error)
         if is_file:
@@ -188,14 +191,16 @@ def _rows(task: str, definition: Any, samples: list[dict[str, Any]], name: str) 
 
 
 @contextlib.contextmanager
-def _cache_in(folder: str) -> Iterator[None]:
-    """Inside the block, `load_dataset` caches in this folder instead of the user's cache."""
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = folder
-    try:
-        yield
-    finally:
-        datasets.config.HF_DATASETS_CACHE = before
+def _data_in_memory() -> Iterator[None]:
+    """Inside the block, `load_dataset` reads data into memory; its cache is a temporary folder, not the user's."""
+    config = datasets.config
+    before = config.HF_DATASETS_CACHE, config.IN_MEMORY_MAX_SIZE
+    with run_folder.temporary() as cache:
+        config.HF_DATASETS_CACHE, config.IN_MEMORY_MAX_SIZE = str(cache), sys.maxsize
+        try:
+            yield
+        finally:
+            config.HF_DATASETS_CACHE, config.IN_MEMORY_MAX_SIZE = before
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,9 +20,6 @@ from adapter_unlearn.weights import adapter_files, base_files, merging
 if TYPE_CHECKING:
     from adapter_unlearn.recipe import Data, Form, Model, Recipe
 
-TEMPORARY = "adapter-unlearn-"
-"""Prefix of temporary folders."""
-
 
 def files_of(data: Data) -> list[str]:
     """Every source that a recipe's sets are read from."""
@@ -38,11 +33,20 @@ def frozen_adapters(model: Model) -> list[str]:
 
 
 def check_output(
-    output_dir: str | Path | None, permissions: Permissions, model: Model, data: Data, adapters: Sequence[str | Path]
+    output_dir: str | Path | None, permissions: Permissions, model: Model, data: Data, others: Sequence[str | Path]
 ) -> None:
-    """Refuse an output folder before any work: it holds files, can't be written, or holds an input; None passes."""
+    """Refuse an output folder before any work: it holds files, can't be written, or holds an input; None passes.
+
+    Args:
+        output_dir: folder to write.
+        permissions: `overwrite` an earlier output.
+        model: the base.
+        data: the sets.
+        others: all other files and folders that are read: adapters, recipes, tasks, dialogues.
+    """
     if output_dir is not None:
-        inputs = [*map(assets.resolve, [model.name, *files_of(data)]), *frozen_adapters(model), *adapters]
+        files = [part for name in files_of(data) for part in (name, name.rpartition(":")[0]) if part]  # FOLDER:SPLIT
+        inputs = [*map(assets.resolve, [model.name, *files]), *frozen_adapters(model), *others]
         run_folder.check_output(output_dir, permissions.overwrite, inputs)
 
 
@@ -162,7 +166,7 @@ def measure_merged(
     base, every = run.model, [*frozen_adapters(run.model), *adapters]
     accelerator, trust = measuring.accelerator, permissions.trust_remote_code
     assert accelerator is not None
-    with _shared_folder(accelerator, None if output_dir is None else Path(output_dir).parent) as place:
+    with _shared_folder(accelerator, output_dir) as place:
 
         def merge() -> None:
             allowed = Permissions(force=True, trust_remote_code=trust)  # load_base has checked the adapters
@@ -173,17 +177,10 @@ def measure_merged(
 
 
 @contextmanager
-def _shared_folder(accelerator: Accelerator, parent: Path | None) -> Iterator[Path]:
+def _shared_folder(accelerator: Accelerator, beside: str | Path | None) -> Iterator[Path]:
     """A temporary folder that all processes see."""
-    name = ""
-    if accelerator.is_main_process:
-        if parent is not None:
-            parent.mkdir(parents=True, exist_ok=True)
-        name = tempfile.mkdtemp(prefix=f".{TEMPORARY}", dir=parent)
-    name = models.broadcast(name, accelerator)
-    try:
-        yield Path(name)
+    with ExitStack() as opened:
+        places: list[Path] = []
+        on_first_process(accelerator, lambda: places.append(opened.enter_context(run_folder.temporary(beside))))
+        yield models.broadcast(places[0] if places else None, accelerator)
         accelerator.wait_for_everyone()
-    finally:
-        if accelerator.is_main_process:
-            shutil.rmtree(name, ignore_errors=True)

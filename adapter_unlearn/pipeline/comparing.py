@@ -65,8 +65,10 @@ def compare(
     finished = [finished_run.read(run) for run in runs]
     planned = [] if matrix is None or output_dir is None else _planned(matrix, Path(output_dir) / run_folder.RUNS)
     if output_dir is not None:
-        inputs = [*runs, *([matrix] if isinstance(matrix, str | Path) else [])]
-        _check_folder(Path(output_dir), permissions.overwrite or matrix is not None, inputs)
+        files = experiments.files_of(matrix)
+        _check_folder(Path(output_dir), permissions.overwrite or matrix is not None, [*runs, *files])
+        for one in planned:
+            run_folder.check_apart(one.recipe.output_dir, files)
     names = [*(one.experiment for one in planned), *(method.name for method in comparison.group(finished))]
     comparison.check_baseline(baseline, names)
     missing = [one for one in planned if not _is_done(one, permissions)]

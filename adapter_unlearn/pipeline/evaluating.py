@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapter_unlearn import models
+from adapter_unlearn import assets, models
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.criteria import criteria_of
@@ -51,7 +51,8 @@ def evaluate(
     folders = [adapters] if isinstance(adapters, str | Path) else list(adapters)
     run = checked(Recipe(model, data, evaluation=evaluation))
     table.resolve(evaluation.metrics)
-    common.check_output(output_dir, permissions, model, data, folders)
+    others = [*folders, *utility.tasks, *([] if utility.replies is None else [assets.resolve(utility.replies)])]
+    common.check_output(output_dir, permissions, model, data, others)
     common.check_mergeable(model, evaluation.forms, permissions)
     accelerator = common.new_accelerator()
 

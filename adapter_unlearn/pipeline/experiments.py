@@ -78,6 +78,14 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
     return planned
 
 
+def files_of(matrix: Mapping[str, Any] | str | Path | None) -> list[str | Path]:
+    """The files that a matrix is read from: its own, and the recipe that it names."""
+    if isinstance(matrix, str | Path):
+        return [matrix, *files_of(recipe.mapping(recipe.read_yaml(matrix), str(matrix)))]
+    named = (matrix or {}).get("recipe")
+    return [named] if isinstance(named, str) else []
+
+
 def differing(first: Recipe, second: Recipe) -> list[str]:
     """The keys, with dots, in which two recipes differ; output_dir and tracking are left out."""
     a, b = (_flat(recipe.as_dict(one)) for one in (first, second))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -75,6 +76,11 @@ def of_interference(base: dict[str, Any], adapters: dict[str, str | Path], sets:
         "n_sequences": [len(loaded.sets.forget) for loaded in sets.values()],
         "notes": [note for loaded in sets.values() for note in loaded.notes],
     }
+
+
+def of_scores(base: dict[str, Any], adapters: Sequence[str | Path], metrics: Sequence[str]) -> dict[str, Any]:
+    """The manifest of scores; `base` is from base_identity."""
+    return _head() | {"base": base, "adapters": run_folder.identities(adapters), "metrics": list(metrics)}
 
 
 def of_comparison(about: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from adapter_unlearn.evaluation.forms import Measuring
 from adapter_unlearn.pipeline import common, loading
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Recipe, Stop, checked
 from adapter_unlearn.reporting import run as run_report
+from adapter_unlearn.runs import run_folder
 from adapter_unlearn.unlearning import records, scale_search
 from adapter_unlearn.weights import adapter_files, arithmetic
 
@@ -91,8 +91,8 @@ def negate_searched(
 
     # report
     def write(folder: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix=common.TEMPORARY) as place:
-            shutil.copytree(arithmetic.negate(adapter, Path(place) / "scaled", best), folder, dirs_exist_ok=True)
+        with run_folder.temporary() as place:
+            shutil.copytree(arithmetic.negate(adapter, place / "scaled", best), folder, dirs_exist_ok=True)
         run_report.write_scale_search(folder, rows, criteria.bounds, best)
 
     common.write_folder(accelerator, output_dir, permissions.overwrite, write)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adapter_unlearn import scoring
 from adapter_unlearn.metrics import table
-from adapter_unlearn.pipeline import common, loading
+from adapter_unlearn.pipeline import common, loading, manifest
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Recipe, checked
 from adapter_unlearn.runs import run_folder
 
@@ -36,7 +36,7 @@ def score_files(
         data: `forget`; other sets are not used.
         adapters: adapter folders to stack on the model.
         evaluation: metrics and batch size; the rest is not used.
-        output_dir: folder for sequences.parquet; None writes nothing.
+        output_dir: folder for sequences.parquet and scores.json, which says what was scored; None writes nothing.
         permissions: `overwrite` earlier scores, `force` an adapter of another base, `trust_remote_code`.
 
     Returns:
@@ -51,9 +51,10 @@ def score_files(
     accelerator = common.new_accelerator()
     sets = loading.load(model, data, permissions).sets
     loaded = common.load_stacked(model, adapters, permissions)
+    about = manifest.of_scores(manifest.base_identity(model, loaded), adapters, evaluation.metrics)
     overview = scoring.Overview()
     parts = scoring.score_parts(loaded, sets.forget, evaluation.metrics, evaluation.batch_size, accelerator)
-    with _rows_file(output_dir, permissions.overwrite, accelerator) as write:
+    with _rows_file(output_dir, permissions.overwrite, accelerator, about) as write:
         for part in parts:
             write(part)
             overview.add(part)
@@ -63,7 +64,7 @@ def score_files(
 
 @contextmanager
 def _rows_file(
-    output_dir: str | Path | None, overwrite: bool, accelerator: Accelerator
+    output_dir: str | Path | None, overwrite: bool, accelerator: Accelerator, about: dict[str, Any]
 ) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Yield a function that appends rows to output_dir/sequences.parquet; the folder appears when all are written.
 
@@ -73,6 +74,7 @@ def _rows_file(
         output_dir: the folder to write; None writes nothing.
         overwrite: replace earlier scores.
         accelerator: this process among the others.
+        about: the manifest, written last.
 
     Raises:
         OutputError: the folder can't be written.
@@ -96,6 +98,11 @@ def _rows_file(
                     writer.append(opened.enter_context(file))
                 writer[0].write_table(rows)
 
+        def close() -> None:
+            with run_folder.reporting_disk_errors(output_dir):
+                run_folder.write_json(place[0] / run_folder.SCORES, about)
+            opened.close()
+
         common.on_first_process(accelerator, enter)
         yield lambda part: common.on_first_process(accelerator, lambda: write(part))
-        common.on_first_process(accelerator, opened.close)
+        common.on_first_process(accelerator, close)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +55,15 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
     Raises:
         UserError: the recipe, a file, the model or the folder can't be used; nothing is left half-written.
     """
+    files = [run] if isinstance(run, str | Path) else []
     run = resolved(run)
-    saved = check(run, permissions)
+    saved = check(run, permissions, files)
     started = time.monotonic()
     manifest.restart_peak_memory()
     accelerator = common.new_accelerator(run.tracking, Path(run.output_dir).parent)
     set_seed(run.seed)
     frozen = [models.adapters.FROZEN] if run.model.adapter else []
-    with resuming.kept(run, accelerator), tempfile.TemporaryDirectory(prefix=common.TEMPORARY) as place:
+    with resuming.kept(run, accelerator), run_folder.temporary() as place:
         # load
         loaded = loading.load(run.model, run.data, permissions)
         model = _load_model(run, permissions)
@@ -78,7 +78,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
         # train
         checkpoints = resuming.checkpoints(run, saved, base, before, accelerator)
         task = _task(model, run, measuring, before, criteria, checkpoints)
-        trained = _train(model, run, task, goal, checkpoints, Path(place))
+        trained = _train(model, run, task, goal, checkpoints, place)
         log.info(trained.outcome.stopped_because)
 
         # score
@@ -120,13 +120,18 @@ def resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     return run
 
 
-def check(run: Recipe, permissions: Permissions) -> Saved | None:
+def check(run: Recipe, permissions: Permissions, files: Sequence[str | Path] = ()) -> Saved | None:
     """Refuse a run that would fail after training: its folder, a metric, or a base that can't be merged into.
+
+    Args:
+        run: the recipe.
+        permissions: as in unlearn.
+        files: the files that the recipe was read from; they must not be in the folder.
 
     Returns:
         The checkpoint that the run continues from, or None.
     """
-    common.check_output(run.output_dir, permissions, run.model, run.data, [])
+    common.check_output(run.output_dir, permissions, run.model, run.data, files)
     table.resolve(run.evaluation.metrics)
     common.check_mergeable(run.model, run.evaluation.forms, permissions)
     return resuming.check(run, permissions)

@@ -2,7 +2,14 @@
 
 from adapter_unlearn.recipe.checks import checked
 from adapter_unlearn.recipe.composing import mapping, merged, read_yaml
-from adapter_unlearn.recipe.parsing import add_recipe_arguments, from_mapping, load_recipe, one_line, parse_recipe
+from adapter_unlearn.recipe.parsing import (
+    add_recipe_arguments,
+    from_mapping,
+    load_recipe,
+    one_line,
+    parse_recipe,
+    split_config,
+)
 from adapter_unlearn.recipe.schema import (
     Adapter,
     Data,
@@ -25,5 +32,5 @@ __all__ = [
     "Adapter", "Data", "Dtype", "Evaluation", "Form", "Level", "Model", "Permissions", "Quantization", "Recipe",
     "Source", "Stop", "Training", "Utility",
     "add_recipe_arguments", "as_dict", "checked", "commented_yaml", "from_mapping", "load_recipe", "mapping", "merged",
-    "one_line", "parse_recipe", "read_yaml", "to_yaml",
+    "one_line", "parse_recipe", "read_yaml", "split_config", "to_yaml",
 ]  # fmt: skip

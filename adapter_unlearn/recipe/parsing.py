@@ -57,6 +57,12 @@ def parse_recipe(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) 
     Raises:
         RecipeError: as `load_recipe`.
     """
+    paths, flags = split_config(arguments)
+    return _parsed(parser, _layers(paths), flags)
+
+
+def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files of `--config` on a command line, and all other words."""
     paths, flags, words = [], [], iter(arguments)
     for word in words:
         if word == "--config":
@@ -65,7 +71,7 @@ def parse_recipe(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) 
             paths.append(word.removeprefix("--config="))
         else:
             flags.append(word)
-    return _parsed(parser, _layers(paths), flags)
+    return paths, flags
 
 
 def from_mapping(values: Mapping[str, Any]) -> Recipe:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from adapter_unlearn.recipe.home import expand_fields
+
 Source = str | list[str]
 Level = float | Literal["holdout"] | None
 Quantization = Literal["nf4", "int8", "none"]
@@ -34,6 +36,9 @@ class Model:
     quantization: Quantization = "nf4"
     dtype: Dtype = "bfloat16"
     adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        expand_fields(self, ("name", "adapter"))
 
     @classmethod
     def of(cls, model: Model | str) -> Model:
@@ -67,6 +72,9 @@ class Data:
     stride: int = 150
     prefix_tokens: int = 50
     synthetic: int = 0
+
+    def __post_init__(self) -> None:
+        expand_fields(self, ("forget", "retain", "holdout", "validation", "test"))
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,9 @@ class Recipe:
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: str = "none"
 
+    def __post_init__(self) -> None:
+        expand_fields(self, ("output_dir",))
+
 
 @dataclass(frozen=True)
 class Permissions:
@@ -227,3 +238,6 @@ class Utility:
     tasks: tuple[str, ...] = ()
     replies: str | None = None
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        expand_fields(self, ("tasks", "replies"))

@@ -6,6 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.recipe.home import expanded
 
 KINDS = ("models", "methods")
 """The folders of recipes; a run merges one file of each."""
@@ -34,8 +35,9 @@ def find(path: str | Path) -> Path:
     Raises:
         RecipeError: there is neither.
     """
-    if Path(path).is_file():
-        return Path(path)
+    file = Path(expanded(str(path)))
+    if file.is_file():
+        return file
     kind, _, name = Path(path).as_posix().removesuffix(".yaml").partition("/")
     if kind in KINDS and name in names(kind):
         return folder() / kind / f"{name}.yaml"

@@ -143,4 +143,7 @@ def show_scores(scores: Overview) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if console.width < 1:  # COLUMNS=0, as some terminals without a size set it
+        console.width = 80
+    return console

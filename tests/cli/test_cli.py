@@ -20,6 +20,7 @@ from helpers import random_rows
 import adapter_unlearn
 from adapter_unlearn import cli, load_recipe, pipeline, recipe
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, shipped
+from adapter_unlearn.runs import run_folder
 
 SECRET = "correct horse battery staple"
 
@@ -164,7 +165,9 @@ def place(memorizers, tmp_path):
         (tmp_path / name).mkdir()
     put(tmp_path / "weightless", "config.json", (memorizers("llama") / "config.json").read_text())
     put(tmp_path / "photos", "cat.png", "mine")
-    put(tmp_path / "old", "unlearning.json", "{}")
+    (tmp_path / "old").rmdir()
+    with run_folder.new_folder(tmp_path / "old") as old:
+        run_folder.write_json(old / run_folder.MANIFEST, run_folder.provenance())
     return tmp_path
 
 
@@ -237,6 +240,30 @@ def test_a_full_disk_leaves_nothing(arguments, tmp_path, monkeypatch, capfd):
     err = capfd.readouterr().err.splitlines()[-1]
     assert "No space left on device" in err and not (tmp_path / "run").exists()
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "file/below"])
+def test_a_place_of_temporary_files_without_use_is_found_first(place, arguments, tmp_path, monkeypatch, capfd):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+    before = listing(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(tmp_path / place))
+        patch.setattr(pipeline.unlearning_run.loading, "load", lambda *_: pytest.fail("the work began"))
+        assert unlearn(arguments) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "TMPDIR" in line and listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("target", ["/dev/full", None])
+def test_a_result_that_cannot_be_shown_is_one_line(target):
+    words = [sys.executable, "-m", "adapter_unlearn", "recipes", "list"]
+    words = words if target else ["sh", "-c", 'exec "$0" "$@" >&-', *words]
+    with Path(target or "/dev/null").open("w") as stream:
+        done = subprocess.run(words, stdout=stream, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == (2 if target else 0) and len(done.stderr.splitlines()) == (1 if target else 0), (
+        done.stderr
+    )
 
 
 # --- commands that work ---

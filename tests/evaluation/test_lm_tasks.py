@@ -135,6 +135,21 @@ def test_nothing_is_printed_and_no_copy_of_the_data_stays(base, tokenizer, task,
     assert capfd.readouterr() == ("", "")
 
 
+def test_no_copy_of_the_data_is_there_while_a_task_runs(base, tokenizer, task, tmp_path, monkeypatch):
+    """So a process that is killed leaves none."""
+    run, seen = lm_tasks._run, []
+
+    def look(lm, name, task, definition, limit):
+        seen.append(([*tmp_path.iterdir()], [split.cache_files for split in definition.dataset.values()]))
+        return run(lm, name, task, definition, limit)
+
+    monkeypatch.setattr(lm_tasks, "_run", look)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / ".adapter-unlearn.abc_1234.temporary").mkdir()  # of a process that was killed
+    measure_utility(base, tokenizer, [task], limit=1)
+    assert [left for left, _ in seen] == [[]] and not any(files for _, several in seen for files in several)
+
+
 def test_what_lm_eval_warns_of_is_said_once(base, tokenizer, tmp_path, caplog):
     rows = [{"context": f"{number} " + "word " * 300, "choices": ["a", "b"], "label": 0} for number in range(3)]
     path = write_task(tmp_path, rows)

@@ -59,7 +59,7 @@ def test_the_file_holds_what_score_gives(given, tmp_path, monkeypatch, part):
     monkeypatch.setattr(scores, "PART", part)
     frame = expected(given)
     overview = pipeline.score_files(**given[0], output_dir=tmp_path / "scores")
-    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["sequences.parquet"]
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"scores.json", "sequences.parquet"}
     written = pd.read_parquet(tmp_path / "scores" / "sequences.parquet")
     exact = {"rtol": 1e-5, "atol": 1e-6} if part < len(frame) else {"check_exact": True}
     pd.testing.assert_frame_equal(written, frame, **exact)
@@ -161,7 +161,7 @@ def test_a_folder_that_came_up_meanwhile_is_not_replaced(given, tmp_path, monkey
             (place / "sequences.parquet").write_bytes(b"another's")
 
     spy_on_parts(monkeypatch, other)
-    with pytest.raises(OutputError, match=r"scores: .*--overwrite"):
+    with pytest.raises(OutputError, match=r"scores: .*sequences\.parquet"):
         pipeline.score_files(**given[0], output_dir=place)
     assert (place / "sequences.parquet").read_bytes() == b"another's"
 

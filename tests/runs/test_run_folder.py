@@ -41,6 +41,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path, fault):
 
 def test_a_failed_overwrite_leaves_the_old_run(tmp_path):
     with run_folder.new_folder(tmp_path / "run") as folder:
+        run_folder.write_json(folder / run_folder.MANIFEST, run_folder.provenance())
         (folder / "summary.json").write_text("old")
     with pytest.raises(OutputError, match="No space left"), run_folder.new_folder(tmp_path / "run", True) as folder:
         (folder / "summary.json").write_text("new")
@@ -52,22 +53,20 @@ def test_a_failed_overwrite_leaves_the_old_run(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_is_refused(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.png").write_text("mine")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / run_folder.MANIFEST).write_text("{}")
+def test_the_manifest_lists_the_files(tmp_path):
+    with run_folder.new_folder(tmp_path / "run") as folder:
+        run_folder.write_json(folder / run_folder.ARITHMETIC, run_folder.provenance() | {"files": ["of an input"]})
+        (folder / "figures").mkdir()
+        (folder / "figures" / "a.png").write_text("")
+    manifest = json.loads((tmp_path / "run" / run_folder.ARITHMETIC).read_text())
+    assert manifest["files"] == ["figures/a.png"] and manifest["package"]["name"] == "adapter-unlearn"
+
+
+def test_an_empty_or_a_new_folder_can_be_written(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OutputError, match="file: is a file"):
-        run_folder.check_writable(tmp_path / "file")
-    with pytest.raises(OutputError, match="photos: "):
-        run_folder.check_writable(tmp_path / "photos", overwrite=True)
-    with pytest.raises(OutputError, match="--overwrite"):
-        run_folder.check_writable(tmp_path / "run")
-    run_folder.check_writable(tmp_path / "run", overwrite=True)
     run_folder.check_writable(tmp_path / "empty")
     run_folder.check_writable(tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_an_empty_folder_is_taken(tmp_path):

@@ -403,13 +403,13 @@ def test_nothing_is_half_written_or_lost(plain, tmp_path, monkeypatch):
     (mine / "thesis.txt").write_text("x")
     with pytest.raises(OutputError, match=r"mine: .*--output_dir"):
         negate(plain, mine, overwrite=True)
-    run = changed(plain, tmp_path / "run")
-    (run / "summary.json").write_text("{}")
+    run = negate(plain, tmp_path / "run", -2.0)
+    weights = (run / "adapter_model.safetensors").read_bytes()
     with pytest.raises(OutputError, match=r"run: .*--overwrite"):
         negate(plain, run)
-    with pytest.raises(OutputError, match="--output_dir would replace the input"):
+    with pytest.raises(OutputError, match=r"run: .*input"):
         combine([plain, run], [1, 1], run, overwrite=True)
-    assert (run / "summary.json").exists()
+    assert (run / "adapter_model.safetensors").read_bytes() == weights
     before = sorted(tmp_path.iterdir())
 
     def full(*_, **__):
