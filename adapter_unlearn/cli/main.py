@@ -19,6 +19,7 @@ from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.recipe import home
 from adapter_unlearn.version import __version__
 
+LESS_MEMORY = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
 DESCRIPTION = "Make a language model stop reciting given texts with a removable LoRA adapter, and measure the effect."
 
 
@@ -75,8 +76,9 @@ def entry_point() -> None:
 def _line(error: Exception) -> str | None:
     """One line about an exception that any library may raise on any machine; None for a bug."""
     if type(error).__name__ == "OutOfMemoryError":
-        fix = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
-        return f"out of memory on the accelerator; {fix}"
+        return f"out of memory on the accelerator; {LESS_MEMORY}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch has no type for the host
+        return f"out of memory; {LESS_MEMORY}"
     if isinstance(error, OSError):
         from adapter_unlearn.runs.folder import FULL
 

@@ -6,6 +6,7 @@ A new folder is written beside its final place and renamed when it is complete.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -28,6 +29,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a staging folder beside `folder` and rename it at the end; after an error nothing is left.
 
+    A complete folder is not lost: if its place was taken meanwhile, it gets the name FOLDER.result, or FOLDER.result.2.
+
     Raises:
         OutputError: as output.check_writable, or writing failed, for example because the disk is full.
     """
@@ -37,8 +40,12 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
         yield staging
         contents.record(staging)
         _make_readable(staging)
-        output.check_free(path, overwrite)  # again, because hours may have passed
-        _replace(staging, path)
+        try:
+            output.check_free(path, overwrite)  # again, because hours may have passed
+            _replace(staging, path)
+        except (OSError, OutputError) as error:
+            problem = error if isinstance(error, OutputError) else f"{path}: can't be written ({output.reason(error)})"
+            raise OutputError(f"{problem}; the result is in {_move_aside(staging, path)}") from error
 
 
 @contextmanager
@@ -144,6 +151,14 @@ def _make_readable(staging: Path) -> None:
     """Give a folder the usual permissions: temporary folders, and files of safetensors, are only for their owner."""
     for entry in (staging, *staging.rglob("*")):
         entry.chmod((0o777 if entry.is_dir() else 0o666) & ~_umask())
+
+
+def _move_aside(staging: Path, path: Path) -> Path:
+    """Rename staging to a free name beside `path`."""
+    names = itertools.chain([f"{path.name}.result"], (f"{path.name}.result.{i}" for i in itertools.count(2)))
+    place = next(place for name in names if not os.path.lexists(place := path.with_name(name)))
+    staging.rename(place)
+    return place
 
 
 def _umask() -> int:

@@ -161,9 +161,11 @@ def test_a_folder_that_came_up_meanwhile_is_not_replaced(given, tmp_path, monkey
             (place / "sequences.parquet").write_bytes(b"another's")
 
     spy_on_parts(monkeypatch, other)
-    with pytest.raises(OutputError, match=r"scores: .*sequences\.parquet"):
+    with pytest.raises(OutputError, match=r"scores: .*sequences\.parquet.*scores\.result$"):
         pipeline.score_files(**given[0], output_dir=place)
     assert (place / "sequences.parquet").read_bytes() == b"another's"
+    assert len(pd.read_parquet(tmp_path / "scores.result" / "sequences.parquet")) > 0, "the result is not lost"
+    assert {entry.name for entry in tmp_path.iterdir() if "scores" in entry.name} == {"scores", "scores.result"}
 
 
 def test_a_set_that_says_nothing_is_refused_as_a_whole(given, write_rows, tmp_path, monkeypatch):
