@@ -87,7 +87,7 @@ def test_a_matrix_makes_its_runs_and_one_comparison(place):
     told = json.loads((out / "comparison.json").read_text())
     assert set(told) == {
         "package", "created", "versions", "base", "bounds", "n_sequences", "n_holdout", "baseline", "rows", "pairs",
-        "runs", "warnings",
+        "runs", "warnings", "files",
     }  # fmt: skip
     assert (told["baseline"], told["n_sequences"], told["n_holdout"]) == ("sga", 10, 8)
     assert [row["method"] for row in told["rows"]] == ["base", "sga", "ga"]
