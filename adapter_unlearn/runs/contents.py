@@ -1,7 +1,7 @@
 """The content of a folder that a command of this package wrote: the names of its manifests, and the list of its files.
 
-Each folder has one manifest, a JSON object that names this package under `package` and lists every other file of the
-folder under `files`. A folder is ours if its manifest lists everything in it. Only such a folder is ever replaced.
+Each folder has one manifest, a JSON object that names this package under `package` and lists every other file and
+subfolder under `files`. A folder is ours if its manifest lists everything in it. Only such a folder is ever replaced.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ _MAX_BYTES = 64 * 2**20
 
 
 def record(folder: Path) -> None:
-    """Add the list of a complete folder's files to its manifest, if it has one."""
+    """Add the list of a complete folder's entries to its manifest, if it has one."""
     manifest = next((folder / name for name in MANIFESTS if (folder / name).is_file()), None)
     if manifest is not None:
-        files = sorted(file for file, mode in _entries(folder) if stat.S_ISREG(mode))
         values = json.loads(manifest.read_text(encoding="utf-8"))
-        write_json(manifest, values | {"files": [file for file in files if file != manifest.name]})
+        write_json(manifest, values | {"files": [entry for entry, _ in _entries(folder) if entry != manifest.name]})
 
 
 def listed(folder: Path) -> set[str]:
@@ -65,13 +64,9 @@ def unlisted(folder: Path, name: str, files: set[str]) -> str | None:
 
 
 def _foreign(folder: Path, entries: Iterable[tuple[str, int]], files: set[str]) -> Iterator[str]:
-    folders = {parent.as_posix() for file in files for parent in Path(file).parents}
     for entry, mode in entries:
-        if stat.S_ISDIR(mode):
-            known = entry in folders and not os.path.ismount(folder / entry)
-        else:
-            known = entry in files and stat.S_ISREG(mode)
-        if not known:
+        ours = stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and not os.path.ismount(folder / entry))
+        if entry not in files or not ours:
             yield entry
 
 

@@ -87,7 +87,7 @@ def test_a_matrix_makes_its_runs_and_one_comparison(place):
     told = json.loads((out / "comparison.json").read_text())
     assert set(told) == {
         "package", "created", "versions", "base", "bounds", "n_sequences", "n_holdout", "baseline", "rows", "pairs",
-        "runs", "warnings",
+        "runs", "warnings", "files",
     }  # fmt: skip
     assert (told["baseline"], told["n_sequences"], told["n_holdout"]) == ("sga", 10, 8)
     assert [row["method"] for row in told["rows"]] == ["base", "sga", "ga"]
@@ -136,6 +136,7 @@ def test_what_is_done_is_not_done_again(copy, monkeypatch, capsys):
     before, asked = stamps(folder), []
     monkeypatch.setattr(unlearning_run, "unlearn", lambda run, _: asked.append(run) or 1 / 0)
     (folder / "out" / "comparison.json").unlink()  # as a kill in the middle would leave it
+    (folder / "out" / ".comparison.json.abc_1234.partial").mkdir()
     assert again(folder) == 1
     assert [Path(run.output_dir).name for run in asked] == ["broken-seed0"], "what failed is tried again, nothing else"
     assert stamps(folder) == before and (folder / "out" / "comparison.json").is_file()

@@ -59,7 +59,7 @@ def test_the_manifest_lists_the_files(tmp_path):
         (folder / "figures").mkdir()
         (folder / "figures" / "a.png").write_text("")
     manifest = json.loads((tmp_path / "run" / run_folder.ARITHMETIC).read_text())
-    assert manifest["files"] == ["figures/a.png"] and manifest["package"]["name"] == "adapter-unlearn"
+    assert manifest["files"] == ["figures", "figures/a.png"] and manifest["package"]["name"] == "adapter-unlearn"
 
 
 def test_an_empty_or_a_new_folder_can_be_written(tmp_path):
