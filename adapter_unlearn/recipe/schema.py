@@ -7,7 +7,10 @@ sentence of each description becomes the comment beside the key in `recipes copy
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from typing import Any, Literal
+
+from adapter_unlearn.errors import RecipeError
 
 Source = str | list[str]
 Level = float | Literal["holdout"] | None
@@ -15,6 +18,15 @@ Quantization = Literal["nf4", "int8", "none"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 _METRICS = ("memorization_accuracy", "extractable", "extractable_50", "longest_verbatim_run", "loss")
 Form = Literal["stacked", "merged", "requantized", "requantized_nf4", "requantized_int8"]
+
+
+def _plain(section: Any, *names: str) -> None:
+    """Write paths in these fields as strings, in lists too."""
+    for name in names:
+        value = getattr(section, name)
+        if isinstance(value, list | tuple):
+            value = type(value)(fspath(one) if isinstance(one, PathLike) else one for one in value)
+        object.__setattr__(section, name, fspath(value) if isinstance(value, PathLike) else value)
 
 
 @dataclass(frozen=True)
@@ -35,10 +47,17 @@ class Model:
     dtype: Dtype = "bfloat16"
     adapter: str | None = None
 
+    def __post_init__(self) -> None:
+        """Accept paths."""
+        _plain(self, "name", "adapter")
+
     @classmethod
-    def of(cls, model: Model | str) -> Model:
-        """The model itself, or the model of that name with all defaults."""
-        return cls(model) if isinstance(model, str) else model
+    def of(cls, model: Model | str | PathLike[str]) -> Model:
+        """The model itself, or the model of that name with all defaults. Raises RecipeError for anything else."""
+        model = cls(fspath(model)) if isinstance(model, str | PathLike) else model
+        if not isinstance(model, cls):
+            raise RecipeError(f"model: a {type(model).__name__} names no base; give a Model, a folder or a hub id")
+        return model
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,21 @@ class Data:
     stride: int = 150
     prefix_tokens: int = 50
     synthetic: int = 0
+
+    def __post_init__(self) -> None:
+        """Accept paths."""
+        _plain(self, "forget", "retain", "holdout", "validation", "test")
+
+    @classmethod
+    def of(cls, data: Data | Source | PathLike[str]) -> Data:
+        """The sets themselves, or a forget set with all defaults. Raises RecipeError for anything else."""
+        if isinstance(data, Data):
+            return data
+        if isinstance(data, str | PathLike):
+            return cls(fspath(data))
+        if not isinstance(data, list) or not all(isinstance(source, str | PathLike) for source in data):
+            raise RecipeError(f"data: a {type(data).__name__} names no sets; give a Data, a file or a list of files")
+        return cls(data)
 
 
 @dataclass(frozen=True)
@@ -162,6 +196,12 @@ class Evaluation:
     bounds: Literal["holdout", "paper"] = "holdout"
     batch_size: int = 16
 
+    def __post_init__(self) -> None:
+        """Accept one name in place of a list."""
+        for name in ("forms", "metrics"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, [value])
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -193,6 +233,10 @@ class Recipe:
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: str = "none"
 
+    def __post_init__(self) -> None:
+        """Accept paths."""
+        _plain(self, "output_dir")
+
 
 @dataclass(frozen=True)
 class Permissions:
@@ -222,3 +266,8 @@ class Utility:
     tasks: tuple[str, ...] = ()
     replies: str | None = None
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Accept paths, and one name in place of several."""
+        object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else self.tasks)
+        _plain(self, "tasks", "replies")
