@@ -17,7 +17,7 @@ shown, and every message is printable.
 from __future__ import annotations
 
 import re
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 
 HIDDEN = "(not shown, as it may be a text)"
@@ -38,7 +38,7 @@ def path_name(path: str | PathLike[str], otherwise: str = HIDDEN) -> str:
     A path is shown if its folder exists, or if it has no white space and starts as a path does (/, ./, ../ or ~) or
     ends as a file of data or a recipe does.
     """
-    name = str(path)
+    name = fspath(path)
     if not 0 < len(name) <= 1000 or not name.isprintable():
         return otherwise
     has_form = name.startswith(("/", "./", "../", "~")) or name.lower().endswith(_ENDINGS)

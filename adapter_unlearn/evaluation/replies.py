@@ -14,7 +14,7 @@ import torch
 
 from adapter_unlearn import assets, models
 from adapter_unlearn.data import reading
-from adapter_unlearn.errors import InputError, path_name
+from adapter_unlearn.errors import InputError, path_name, word
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,7 +146,7 @@ def _prompts(model: Any, tokenizer: PreTrainedTokenizerBase, dialogues: list[Dia
     prompts = []
     for dialogue, ids, body in zip(dialogues, encoded, plain, strict=True):
         if not body:
-            raise InputError(f"{source}: the context of row {dialogue.id} has no token; remove the row")
+            raise InputError(f"{source}: the context of row {word(dialogue.id)} has no token; remove the row")
         if available is not None and len(ids) > available:
             special = ids[: len(ids) - len(body)] if ids[len(ids) - len(body) :] == body else []
             ids = special + body[len(body) - (available - len(special)) :]

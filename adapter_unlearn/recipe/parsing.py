@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, get_type_hints
 
 import jsonargparse
@@ -52,8 +52,8 @@ def load_recipe(
     Raises:
         RecipeError: a file is missing or not YAML, a key is unknown or missing, or a value has the wrong type or range.
     """
-    several = [] if paths is None else [paths] if isinstance(paths, str | PathLike) else list(paths)
-    if not all(isinstance(path, str | PathLike) for path in several):
+    several = [] if paths is None else [paths] if isinstance(paths, str | PathLike) else paths
+    if not isinstance(several, Sequence) or not all(isinstance(path, str | PathLike) for path in several):
         raise RecipeError("recipe: not a path; give the path of a YAML file, or several in a list")
     return _parsed(_parser(), _layers(several), overrides)
 
@@ -177,5 +177,5 @@ def _plain_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain_values(inner) for inner in value]
     if isinstance(value, PathLike):
-        return str(value)
+        return fspath(value)
     return value.item() if hasattr(value, "item") else value
