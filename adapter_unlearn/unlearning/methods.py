@@ -182,7 +182,8 @@ def resolve(method: dict[str, Any]) -> dict[str, Any]:
     """
     name = method.get("name")
     if not isinstance(name, str) or name not in METHODS:
-        fault = "missing" if name is None else f"unknown method '{word(name)}'"
+        shown = f"'{word(name)}'" if isinstance(name, str) else word(name)
+        fault = "missing" if name is None else f"unknown method {shown}"
         raise RecipeError(f"recipe key method.name: {fault}; choose from {', '.join(METHODS)}")
     options = METHODS[name].options
     for key, value in method.items():
