@@ -9,11 +9,62 @@
 
 A message is one sentence: the place (file, row or key), the problem, and the fix. It never holds a text.
 Any other exception is a bug in this package or in a library.
+
+Names and values in a message come from users and from files of strangers. `path_name` and `word` decide what of them is
+shown, and every message is printable.
 """
+
+from __future__ import annotations
+
+import re
+from os import PathLike, fspath
+from pathlib import Path
+
+HIDDEN = "(not shown, as it may be a text)"
+_ENDINGS = (
+    ".jsonl", ".json", ".jsn", ".csv", ".tsv", ".parquet", ".txt", ".npy", ".npz", ".yaml", ".yml", ".arrow", ".gz",
+    ".zip", ".md", ".doc", ".docx", ".pdf", ".xlsx",
+)  # fmt: skip
+
+
+def printable(text: object) -> str:
+    """Escape every character that is not printable, such as terminal codes, line breaks and bidirectional overrides."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def path_name(path: str | PathLike[str], otherwise: str = HIDDEN) -> str:
+    """A path for a message, or other words if it may be a text that was given in a path's place.
+
+    A path is shown if its folder exists, or if it has no white space and starts as a path does (/, ./, ../ or ~) or
+    ends as a file of data or a recipe does.
+    """
+    name = fspath(path)
+    if not 0 < len(name) <= 1000 or not name.isprintable():
+        return otherwise
+    has_form = name.startswith(("/", "./", "../", "~")) or name.lower().endswith(_ENDINGS)
+    return name if (has_form and " " not in name) or _folder_exists(name) else otherwise
+
+
+def word(value: object, otherwise: str = HIDDEN) -> str:
+    """A value for a message, or other words if it is not one short word."""
+    return str(value) if re.fullmatch(r"[\w.+/:<-]{0,64}", str(value)) else otherwise
+
+
+def _folder_exists(name: str) -> bool:
+    """Whether the path names a folder that exists, other than the working directory, and something in it."""
+    parent = Path(name).parent
+    try:
+        return parent != Path() and parent.is_dir()
+    except OSError:
+        return False
 
 
 class UserError(Exception):
-    """An error that the user can fix; the message says where and how."""
+    """An error that the user can fix; the message says where and how, in one printable line."""
+
+    def __str__(self) -> str:
+        """The message, in one line."""
+        return printable(" ".join(super().__str__().split()))
 
 
 class InputError(UserError):

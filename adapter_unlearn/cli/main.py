@@ -9,13 +9,14 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import jsonargparse
 
 from adapter_unlearn import signals
 from adapter_unlearn.cli.command import PROGRAM
 from adapter_unlearn.cli.table import COMMANDS
-from adapter_unlearn.errors import RecipeError, UserError
+from adapter_unlearn.errors import OutputError, RecipeError, UserError, printable
 from adapter_unlearn.recipe import home
 from adapter_unlearn.version import __version__
 
@@ -112,6 +113,7 @@ def _dispatch(words: list[str], debug: bool) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return 0
+    _check_working_directory()
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
         raise RecipeError(f"unknown command {name!r}; choose from {', '.join(COMMANDS)}")
@@ -127,6 +129,13 @@ def _dispatch(words: list[str], debug: bool) -> int:
     return command.run(parser, rest) or 0
 
 
+def _check_working_directory() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise OutputError("the working directory does not exist any more; change to one that does") from error
+
+
 def _usage() -> str:
     commands = "\n".join(f"  {name:10} {command.help}" for name, command in COMMANDS.items())
     return (
@@ -135,9 +144,18 @@ def _usage() -> str:
     )
 
 
+class _PrintableFormatter(logging.Formatter):
+    """Messages hold ids and names from files of strangers."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
+
+
 def _set_up_logging(debug: bool) -> None:
     """Show this package's messages on stderr, and those of libraries only with --debug."""
-    logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter(f"{PROGRAM}: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     first = os.environ.get("RANK", "0") == "0"
     level = logging.DEBUG if debug else logging.INFO
     logging.getLogger("adapter_unlearn").setLevel(level if first else logging.ERROR)

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import re
 import tempfile
@@ -19,14 +20,18 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+import numpy.lib.format as npy
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adapter_unlearn import assets
-from adapter_unlearn.errors import InputError
+from adapter_unlearn.errors import InputError, path_name, word
 
 COLUMNS = ["text", "input_ids", "prompt", "completion", "id"]
+MAX_ROWS = 2_000_000
+MAX_BYTES = 2**31
 EXPECTED = "text, or input_ids, or prompt and completion"
 
 
@@ -48,7 +53,7 @@ class Table(NamedTuple):
 def read(source: Any) -> list[Table]:
     """Read a source of `load_sequences` as one or more tables."""
     if isinstance(source, str | os.PathLike):
-        return _read_named(assets.resolve(str(source)))
+        return _read_named(assets.resolve(source))
     if isinstance(source, datasets.Dataset):
         return [_table("the dataset", source.with_format(None), columns=source.column_names)]
     if isinstance(source, pd.DataFrame):
@@ -59,7 +64,7 @@ def read(source: Any) -> list[Table]:
             f"the source is a {type(source).__name__}; give a path, a hub id, a Dataset, a DataFrame or a list"
         )
     if _are_paths(source):
-        return _read_files([Path(assets.resolve(str(path))) for path in source])
+        return _read_files([Path(assets.resolve(path)) for path in source])
     if all(isinstance(row, str) for row in source):
         return [_table("the list", [{"text": text} for text in source])]
     if all(isinstance(row, Mapping) for row in source):
@@ -98,7 +103,7 @@ def _read_named(name: str) -> list[Table]:
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", place) and not Path(place).parent.is_dir()
     if _is(Path.is_dir, place) or hub:
         return [_read_dataset(place, split)]
-    place = name if re.fullmatch(r"\S+", name) else "the source"  # with a space it may be a text
+    place = path_name(name, "the source")
     raise InputError(f"{place}: no such file and no hub id (owner/name); check the path, or give texts as a list")
 
 
@@ -123,17 +128,19 @@ def _read_dataset(name: str, split: str) -> Table:
         for logger, level in loggers.items():
             logger.setLevel(level)
     if table is None:
-        raise InputError(f"{name}: no split {split}; give {name}:SPLIT with one of {', '.join(map(str, splits))}")
+        raise InputError(f"{name}: no split {word(split)}; give {name}:SPLIT with one of {', '.join(map(str, splits))}")
     return table
 
 
 def _read_files(paths: list[Path]) -> list[Table]:
     kinds = {path: path.suffix.lower() for path in paths}
-    for path, kind in kinds.items():
+    for number, (path, kind) in enumerate(kinds.items(), 1):
         if not _is(Path.exists, str(path)):
-            raise InputError(f"{path}: no such file; check the path")
-        if kind not in _READERS or path.is_dir():
-            raise InputError(f"{path}: unknown file type; give one of {', '.join(_READERS)}")
+            raise InputError(
+                f"{path_name(path, f'source {number}')}: no such file; check the path, or give the texts as a file"
+            )
+        if kind not in _READERS or not path.is_file():
+            raise InputError(f"{path}: a folder, a device, or an unknown file type; give one of {', '.join(_READERS)}")
         if (kind == ".npy") != (kinds[paths[0]] == ".npy"):
             raise InputError(f"{path}: .npy files can't be combined with other files; load them separately")
     return [_read_npy(paths)] if kinds[paths[0]] == ".npy" else [_READERS[kinds[path]](path) for path in paths]
@@ -148,12 +155,18 @@ def _table(
 ) -> Table:
     """Rows with their numbers in the source, by default 1, 2, …; by default the columns are their keys."""
     keys: dict[Any, None] = {}
-    kept = []
+    kept: list[Row] = []
     for number, values in zip(numbers or count(1), rows, strict=False):
+        _check_number(name, len(kept) + 1)
         keys.update(dict.fromkeys(values))
         cells = {column: values[column] for column in COLUMNS if column in values}
         kept.append(Row(f"{name}, {unit.format(number)}", cells))
     return Table(name, list(map(str, keys if columns is None else columns)), kept)
+
+
+def _check_number(name: str, rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise InputError(f"{name}: has more than {MAX_ROWS:,} rows; give a part of them")
 
 
 def _bytes(path: Path) -> bytes:
@@ -216,24 +229,32 @@ def _read_csv(path: Path) -> Table:
 
 
 def _read_parquet(path: Path) -> Table:
+    """Only the columns that are needed, in small batches: a few bytes may decode to any number of equal rows."""
+    rows: list[dict[str, Any]] = []
+    decoded = 0
     try:
-        table = pq.ParquetFile(pa.BufferReader(_bytes(path))).read()
-        rows = table.to_pylist()
+        file = pq.ParquetFile(pa.BufferReader(_bytes(path)))
+        names = file.schema_arrow.names
+        needed = [name for name in COLUMNS if name in names]
+        _check_number(str(path), file.metadata.num_rows)
+        for batch in file.iter_batches(256, columns=needed) if needed else ():
+            decoded += batch.nbytes
+            if decoded > MAX_BYTES:
+                raise InputError(f"{path}: decodes to more than {MAX_BYTES >> 30} GiB; give fewer rows")
+            rows += batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise InputError(f"{path}: not a readable Parquet file; write it again or give JSONL") from None
-    return _table(str(path), rows, table.column_names)
+    return _table(str(path), rows or [{}] * file.metadata.num_rows, names)
 
 
 def _read_npy(paths: list[Path]) -> Table:
     """Arrays of token ids, shape (rows, tokens), joined along the tokens."""
     parts: list[list[list[int]]] = []
     for path in paths:
-        try:
-            array = np.load(io.BytesIO(_bytes(path)), allow_pickle=False)
-        except (ValueError, EOFError, OSError):
-            raise InputError(f"{path}: not a .npy array without pickles; save it with numpy.save") from None
-        if not isinstance(array, np.ndarray) or array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        array = _array(path)
+        if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
             raise InputError(f"{path}: not a two-dimensional array of whole numbers; give rows of token ids")
+        _check_number(str(path), len(array))
         parts.append(array.tolist())  # lists, because joining uint64 with int64 gives floats
         if len(parts[-1]) != len(parts[0]):
             raise InputError(
@@ -241,6 +262,21 @@ def _read_npy(paths: list[Path]) -> Table:
             )
     rows = [{"input_ids": list(chain(*row))} for row in zip(*parts, strict=True)]
     return _table(" + ".join(map(str, paths)), rows, ["input_ids"])
+
+
+def _array(path: Path) -> npt.NDArray[Any]:
+    """The array of a .npy file. Its header is compared with the file's size before anything is allocated."""
+    content = io.BytesIO(_bytes(path))
+    try:
+        version = npy.read_magic(content)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read_header(content)
+        if math.prod(shape) * dtype.itemsize != len(content.getbuffer()) - content.tell() or min(shape, default=1) < 0:
+            raise ValueError
+        content.seek(0)
+        return npy.read_array(content, allow_pickle=False)
+    except Exception:  # of many types: the header is Python source
+        raise InputError(f"{path}: not a two-dimensional .npy array without pickles; save it with numpy.save") from None
 
 
 _READERS: dict[str, Callable[[Path], Table]] = {

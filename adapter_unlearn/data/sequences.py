@@ -19,6 +19,14 @@ from adapter_unlearn.data.overlap import DESCRIPTION
 from adapter_unlearn.data.reading import COLUMNS, EXPECTED, Row, Table, read
 from adapter_unlearn.errors import InputError
 
+MAX_CHARACTERS = 2_000_000
+"""In one text. A tokenizer takes a few GiB for a text of ten times that."""
+MAX_ID = 500
+_USUAL = {
+    *COLUMNS, "answer", "article", "body", "code", "content", "context", "conversations", "document", "index", "input",
+    "instruction", "label", "lang", "language", "messages", "meta", "metadata", "name", "output", "prefix", "question",
+    "response", "row", "source", "split", "suffix", "target", "title", "tokens", "url",
+}  # fmt: skip
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FORMS = (["text"], ["input_ids"], ["prompt", "completion"])
 _STRING, _INTEGER = datasets.Value("string"), datasets.Value("int32")
@@ -120,8 +128,8 @@ def _form(tables: list[Table]) -> list[str]:
 
 
 def _printable(columns: list[str]) -> str:
-    """Column names for a message. Any other string may be a text: the first line of a CSV file without header."""
-    plain = [column for column in columns if re.fullmatch(r"[A-Za-z][A-Za-z_]{0,23}", column)]
+    """The usual column names for a message. Any other may be a text: the first line of a CSV file without header."""
+    plain = [column for column in columns if column.lower() in _USUAL]
     hidden = [f"{len(columns) - len(plain)} not shown, as they may be text"] if len(plain) < len(columns) else []
     return ", ".join(plain + hidden) or "none"
 
@@ -134,6 +142,8 @@ def _documents(rows: list[Row], own: bool) -> list[str]:
         value = row.values.get("id")
         if isinstance(value, bool) or not isinstance(value, str | int | np.integer) or not str(value).strip():
             raise InputError(f"{row.place}: column id is neither text nor an integer; give every row an id, or no row")
+        if len(str(value)) > MAX_ID:
+            raise InputError(f"{row.place}: column id has more than {MAX_ID} characters; give short ids, not texts")
         if _SURROGATE.search(str(value)):
             raise InputError(f"{row.place}: column id holds half a surrogate pair; give valid Unicode")
     return [str(row.values["id"]) for row in rows]
@@ -147,6 +157,10 @@ def _text(row: Row, column: str) -> str:
         raise InputError(f"{row.place}: no text in column {column}; fill it or remove the row")
     if not isinstance(value, str):
         raise InputError(f"{row.place}: column {column} holds a {type(value).__name__}; give a string")
+    if len(value) > MAX_CHARACTERS:
+        raise InputError(
+            f"{row.place}: column {column} has more than {MAX_CHARACTERS:,} characters; split it into several rows"
+        )
     if _SURROGATE.search(value):
         raise InputError(f"{row.place}: column {column} holds half a surrogate pair; give valid Unicode")
     return value

@@ -13,6 +13,7 @@ import importlib.util
 import io
 import logging
 import random
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from adapter_unlearn.errors import InputError, OutputError, RecipeError
+from adapter_unlearn.errors import InputError, OutputError, RecipeError, path_name, word
 from adapter_unlearn.runs import run_folder
 
 if TYPE_CHECKING:
@@ -118,11 +119,13 @@ def _check_name(name: str) -> None:
     """Check that there is such a file or task, before anything is downloaded."""
     if _is_file_name(name):
         if not Path(name).is_file():
-            raise InputError(f"{name}: no such file; check the path of the task file")
+            raise InputError(f"{path_name(name)}: no such file; check the path of the task file")
     elif name not in (registry := _registry()).task_index:
         close = difflib.get_close_matches(name, [*PRESETS, *registry.all_tasks], n=1)
         fix = f"did you mean {close[0]}?" if close else "`lm_eval ls tasks` lists the tasks"
-        raise RecipeError(f"tasks: {name} is no task of lm-eval, no preset ({', '.join(PRESETS)}), no .yaml; {fix}")
+        raise RecipeError(
+            f"tasks: {word(name)} is no task of lm-eval, no preset ({', '.join(PRESETS)}), no .yaml; {fix}"
+        )
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -137,10 +140,10 @@ def _load(name: str) -> dict[str, Any]:
     except OutputError:  # of the temporary folder
         raise
     except Exception as error:  # lm-eval, yaml, jinja, datasets, functions of the file: dozens of types
-        reason = _reason(error)
         if is_file:
             fix = "correct it (see lm-eval's task guide); paths of data files are relative to the working directory"
-            raise InputError(f"{name}: this task file can't be used: {reason}; {fix}") from error
+            raise InputError(f"{name}: this task file can't be used: {_own_reason(error, name)}; {fix}") from None
+        reason = _reason(error)
         fix = "leave it out, or give a task file"
         if isinstance(error, ConnectionError | datasets.exceptions.DatasetNotFoundError):
             fix = "load it once with a network connection, or give a task file with your own data"
@@ -169,7 +172,10 @@ def _run(lm: Any, name: str, task: str, definition: Any, limit: int | None) -> l
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # templates and functions of a task can raise anything
-        raise InputError(f"task {name}: lm-eval can't run it: {_reason(error)}; correct it or leave it out") from error
+        is_file = _is_file_name(name)
+        reason = _own_reason(error, name) if is_file else _reason(error)
+        message = f"task {name}: lm-eval can't run it: {reason}; correct it or leave it out"
+        raise InputError(message) from (None if is_file else error)
     return results["samples"][task]
 
 
@@ -260,3 +266,17 @@ def _reason(error: Exception) -> str:
         error = error.__cause__
     message = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _own_reason(error: Exception, file: str) -> str:
+    """The reason why a task file fails, up to the first quotation that may be from its data.
+
+    Templates and functions quote the row that they fail on. Words of the task file itself are shown.
+    """
+    known = Path(file).read_text(encoding="utf-8", errors="replace") if Path(file).is_file() else ""
+    reason = _reason(error)
+    for quotation in re.finditer(r"'([^']*)'?|\"([^\"]*)\"?", reason):
+        inner = quotation[1] or quotation[2] or ""
+        if inner.rsplit("/")[-1] not in known and not re.fullmatch(r"\w{1,12} object", inner):
+            return reason[: quotation.start()] + "…"
+    return reason

@@ -14,7 +14,7 @@ import torch
 
 from adapter_unlearn import assets, models
 from adapter_unlearn.data import reading
-from adapter_unlearn.errors import InputError
+from adapter_unlearn.errors import InputError, path_name, word
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,7 +93,7 @@ def read_dialogues(source: str | Path) -> list[Dialogue]:
     Raises:
         InputError: the file can't be read, or an object is not as described.
     """
-    path = Path(assets.resolve(str(source)))
+    path = Path(assets.resolve(source))
     dialogues: dict[str, Dialogue] = {}
     for number, (place, row) in enumerate(_objects(path), 1):
         if not isinstance(row, dict):
@@ -116,7 +116,7 @@ def read_dialogues(source: str | Path) -> list[Dialogue]:
 def _objects(path: Path) -> Iterator[tuple[str, Any]]:
     """The place and the value of each object in the file."""
     if path.suffix not in (".json", ".jsonl"):
-        raise InputError(f"{path}: not a .json or .jsonl file; convert it")
+        raise InputError(f"{path_name(path, 'replies')}: not a .json or .jsonl file; give the path of one")
     lines = dict(reading.numbered_lines(path))
     if path.suffix == ".jsonl":
         for place, line in ((f"{path}, line {number}", line) for number, line in lines.items() if line.strip()):
@@ -146,7 +146,7 @@ def _prompts(model: Any, tokenizer: PreTrainedTokenizerBase, dialogues: list[Dia
     prompts = []
     for dialogue, ids, body in zip(dialogues, encoded, plain, strict=True):
         if not body:
-            raise InputError(f"{source}: the context of row {dialogue.id} has no token; remove the row")
+            raise InputError(f"{source}: the context of row {word(dialogue.id)} has no token; remove the row")
         if available is not None and len(ids) > available:
             special = ids[: len(ids) - len(body)] if ids[len(ids) - len(body) :] == body else []
             ids = special + body[len(body) - (available - len(special)) :]

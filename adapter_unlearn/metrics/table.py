@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
 
-from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.errors import RecipeError, word
 from adapter_unlearn.metrics import generated, membership, prefixes, sampling, teacher_forced
 from adapter_unlearn.metrics.continuations import Continuations
 from adapter_unlearn.metrics.predictions import NotScorableError, Predictions
@@ -126,7 +126,7 @@ GROUPS = {"forward": FORWARD, "all": tuple(METRICS)}
 
 
 def resolve(names: Sequence[str]) -> list[str]:
-    """Metric names in the given order, each once, with groups replaced by their members.
+    """Metric names in the given order, each once, with groups replaced by their members; a string is one name.
 
     Args:
         names: rows of METRICS, `forward` (all that need no generation) or `all`.
@@ -134,9 +134,10 @@ def resolve(names: Sequence[str]) -> list[str]:
     Raises:
         RecipeError: a name is unknown.
     """
+    names = [names] if isinstance(names, str) else names
     for name in names:
-        if name not in METRICS and name not in GROUPS:
-            raise RecipeError(f"unknown metric {name!r}; choose from {', '.join([*GROUPS, *METRICS])}")
+        if not isinstance(name, str) or (name not in METRICS and name not in GROUPS):
+            raise RecipeError(f"unknown metric '{word(name)}'; choose from {', '.join([*GROUPS, *METRICS])}")
     return list(dict.fromkeys(member for name in names for member in GROUPS.get(name, (name,))))
 
 

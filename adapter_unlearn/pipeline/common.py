@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,20 @@ def files_of(data: Data) -> list[str]:
 def frozen_adapters(model: Model) -> list[str]:
     """The folders of adapters that are part of the base: the recipe's `model.adapter`, or none."""
     return [model.adapter] if model.adapter else []
+
+
+def folders_of(adapters: str | PathLike[str] | Sequence[str | Path], least: int = 0) -> list[str | Path]:
+    """Adapter folders as a list, from one folder or several.
+
+    Raises:
+        RecipeError: one is no path, or there are fewer than `least`.
+    """
+    folders = [adapters] if isinstance(adapters, str | PathLike) else adapters
+    if not isinstance(folders, Sequence) or not all(isinstance(one, str | PathLike) and str(one) for one in folders):
+        raise RecipeError("adapter: not a path; give an adapter folder, or several in a list")
+    if len(folders) < least:
+        raise RecipeError("adapter: none is named; name one adapter folder or more")
+    return [Path(folder) if isinstance(folder, PathLike) else folder for folder in folders]
 
 
 def check_output(

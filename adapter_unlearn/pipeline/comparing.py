@@ -8,6 +8,7 @@ import logging
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def compare(
     Raises:
         UserError: a run can't be read or compared, the matrix or the folder can't be used, or every run failed.
     """
+    runs = [runs] if isinstance(runs, str | PathLike) else runs
     if not runs and matrix is None:
         raise RecipeError("compare: nothing to compare; name run folders, or a matrix with --config")
     if matrix is not None and output_dir is None:

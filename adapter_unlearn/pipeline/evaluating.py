@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapter_unlearn import assets, models
-from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.errors import RecipeError, path_name
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measuring
@@ -48,7 +48,7 @@ def evaluate(
     Raises:
         UserError: a file, the model, an adapter or the folder can't be used.
     """
-    folders = [adapters] if isinstance(adapters, str | Path) else list(adapters)
+    model, data, folders = Model.of(model), Data.of(data), common.folders_of(adapters, least=1)
     run = checked(Recipe(model, data, evaluation=evaluation))
     table.resolve(evaluation.metrics)
     others = [*folders, *utility.tasks, *([] if utility.replies is None else [assets.resolve(utility.replies)])]
@@ -112,10 +112,13 @@ def evaluate_interference(
     Raises:
         UserError: a file, the model, an adapter or the folder can't be used.
     """
+    model, data, adapters = Model.of(model), Data.of(data), common.folders_of(adapters, least=1)
     files = [data.forget] if isinstance(data.forget, str) else list(data.forget)
     for flag, paths in (("adapter", adapters), ("forget", files)):
-        if repeated := [str(path) for i, path in enumerate(paths) if path in list(paths)[:i]]:
-            raise RecipeError(f"{flag}: {repeated[0]} is named twice; name each adapter and each set once")
+        if repeated := [path for i, path in enumerate(paths) if path in list(paths)[:i]]:
+            raise RecipeError(
+                f"{flag}: {path_name(repeated[0], 'one')} is named twice; name each adapter and each set once"
+            )
     data = Data(files, max_tokens=data.max_tokens, stride=data.stride, prefix_tokens=data.prefix_tokens)
     if model.adapter:
         raise RecipeError("model.adapter: a matrix measures the base without any adapter; name it as one of adapters")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_unlearn import recipe
-from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.errors import RecipeError, path_name, word
 from adapter_unlearn.recipe import Recipe
 
 KEYS = ("recipe", "base", "seeds", "experiments")
@@ -50,17 +50,17 @@ def plan(matrix: Mapping[str, Any] | str | Path, output_dir: str | Path) -> list
         RecipeError: the file is missing or not YAML, a key is unknown or repeated, an experiment's recipe is wrong, or
             experiments have different texts or bases and can't be compared.
     """
-    where = "matrix" if isinstance(matrix, Mapping) else str(matrix)
+    where = "matrix" if isinstance(matrix, Mapping) else path_name(matrix, "--config")
     content = recipe.mapping(matrix if isinstance(matrix, Mapping) else recipe.read_yaml(matrix), where)
     if unknown := [key for key in content if key not in KEYS]:
-        raise RecipeError(f"{where}: unknown key {unknown[0]!r}; a matrix has {', '.join(KEYS)}")
+        raise RecipeError(f"{where}: unknown key '{word(unknown[0])}'; a matrix has {', '.join(KEYS)}")
     shared, seeds = _shared(content, where)
     experiments = recipe.mapping(content.get("experiments"), f"{where}, experiments")
     if not experiments:
         raise RecipeError(f"{where}: experiments is empty; give at least one")
     planned = []
     for name, changes in experiments.items():
-        place = f"{where}, experiment {name!r}"
+        place = f"{where}, experiment '{word(name)}'"
         if not re.fullmatch(r"\w[\w .+=,-]*", str(name)):
             raise RecipeError(f"{place}: the name can't be a folder's; use letters, digits, blanks and . + = , _ -")
         own = dict(recipe.mapping(changes, place))

@@ -43,7 +43,7 @@ def load(model: Model, texts: Data, permissions: Permissions) -> Loaded:
     config = models.load_config(*place).get_text_config()
     tokenizer = models.load_tokenizer(*place)
     sets = Sets(**{
-        name: _load_set(getattr(texts, name), tokenizer, texts, config.vocab_size)
+        name: _load_set(name, getattr(texts, name), tokenizer, texts, config.vocab_size)
         for name in ("forget", "retain", "holdout", "validation", "test")
         if getattr(texts, name) is not None
     })  # fmt: skip
@@ -57,17 +57,22 @@ def load(model: Model, texts: Data, permissions: Permissions) -> Loaded:
     return Loaded(sets, _notes(sets))
 
 
-def _load_set(source: Source, tokenizer: Any, texts: Data, vocab_size: int) -> Dataset:
+def _load_set(name: str, source: Source, tokenizer: Any, texts: Data, vocab_size: int) -> Dataset:
     # Paths instead of strings, because a list of strings could also be a list of texts.
     places: list[Any] = [source] if isinstance(source, str) else [Path(place) for place in source]
-    return data.load_sequences(
-        places if len(places) > 1 else places[0],
-        tokenizer,
-        max_tokens=texts.max_tokens,
-        stride=texts.stride,
-        prefix_tokens=texts.prefix_tokens,
-        vocab_size=vocab_size,
-    )
+    if "" in ([source] if isinstance(source, str) else source):
+        raise InputError(f"data.{name}: an empty name is no file; give one")
+    try:
+        return data.load_sequences(
+            places if len(places) > 1 else places[0],
+            tokenizer,
+            max_tokens=texts.max_tokens,
+            stride=texts.stride,
+            prefix_tokens=texts.prefix_tokens,
+            vocab_size=vocab_size,
+        )
+    except InputError as error:
+        raise InputError(f"data.{name}: {error}") from None
 
 
 def _notes(sets: Sets) -> list[str]:

@@ -60,6 +60,7 @@ def negate_searched(
     Raises:
         UserError: a file, the model, the adapter or the folder can't be used.
     """
+    model, data = Model.of(model), Data.of(data)
     stop = Stop(max_perplexity_increase=search.max_perplexity_increase)
     checked(Recipe(model, data, stop=stop, evaluation=Evaluation(batch_size=search.batch_size)))
     common.check_output(output_dir, permissions, model, data, [adapter])

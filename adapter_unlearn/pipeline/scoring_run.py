@@ -45,6 +45,7 @@ def score_files(
     Raises:
         UserError: a file, the model, an adapter or the folder can't be used.
     """
+    model, data, adapters = Model.of(model), Data.of(data), common.folders_of(adapters)
     table.resolve(evaluation.metrics)
     checked(Recipe(model, data, evaluation=evaluation))
     common.check_output(output_dir, permissions, model, data, adapters)

@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 from accelerate.utils import set_seed
 
 from adapter_unlearn import models, recipe
-from adapter_unlearn.errors import UserError
+from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
@@ -41,7 +42,7 @@ SHIPPED = "shipped"
 """The name on the model of the adapter that the run writes."""
 
 
-def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissions = Permissions()) -> Path:
+def unlearn(run: Recipe | Mapping[str, Any] | str | PathLike[str], permissions: Permissions = Permissions()) -> Path:
     """Train an unlearning adapter, and measure its effect on every sequence.
 
     Args:
@@ -105,16 +106,18 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
     return Path(run.output_dir)
 
 
-def resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
+def resolved(run: Recipe | Mapping[str, Any] | str | PathLike[str]) -> Recipe:
     """The recipe with every default written out.
 
     Raises:
         RecipeError: a key or a value is wrong, or a set that the method needs is not given.
     """
-    if isinstance(run, str | Path):
+    if isinstance(run, str | PathLike):
         run = recipe.load_recipe(run)
     elif isinstance(run, Mapping):
         run = recipe.from_mapping(run)
+    if not isinstance(run, Recipe):
+        raise RecipeError(f"recipe: a {type(run).__name__} is none; give a Recipe, a mapping or the path of a file")
     run = dataclasses.replace(recipe.checked(run), method=methods.resolve(run.method))
     methods.check_sets(run)
     return run

@@ -1,7 +1,7 @@
 """Recipes: the schema, reading, merging and writing them, and where the shipped ones are."""
 
 from adapter_unlearn.recipe.checks import checked
-from adapter_unlearn.recipe.composing import mapping, merged, read_yaml
+from adapter_unlearn.recipe.composing import mapping, merged
 from adapter_unlearn.recipe.parsing import (
     add_recipe_arguments,
     from_mapping,
@@ -27,6 +27,7 @@ from adapter_unlearn.recipe.schema import (
     Utility,
 )
 from adapter_unlearn.recipe.writing import as_dict, commented_yaml, to_yaml
+from adapter_unlearn.recipe.yaml_files import read_yaml
 
 __all__ = [
     "Adapter", "Data", "Dtype", "Evaluation", "Form", "Level", "Model", "Permissions", "Quantization", "Recipe",

@@ -1,4 +1,4 @@
-"""Merge recipe files: read YAML strictly, and lay the keys of several files over one another.
+"""Merge recipe files: lay the keys of several files over one another.
 
 Beside the keys of a recipe, a file may have two more:
 
@@ -22,18 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
+from difflib import get_close_matches
 from typing import Any, get_type_hints
 
-import yaml
-
-from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.errors import RecipeError, word
 from adapter_unlearn.recipe import shipped
 from adapter_unlearn.recipe.schema import Recipe
+from adapter_unlearn.recipe.yaml_files import read_yaml
 
 RENAMED = {"data.reference": "data.holdout", "data.written": "data.synthetic"}
 """Keys of earlier versions, and their present names."""
-FLAGS_ONLY = ("model.trust_remote_code",)
+FLAGS_ONLY = ("model.trust_remote_code", "trust_remote_code", "overwrite", "force")
 """What only a flag may allow."""
 
 
@@ -60,12 +59,16 @@ def layer_of(values: Any, place: str) -> Layer:
         place: the file's name, for messages.
 
     Raises:
-        RecipeError: a key is unknown, or has another name now.
+        RecipeError: a key is unknown, or has another name now. A file without any key of a recipe may be one of texts,
+            and nothing of it is shown.
     """
     keys = dict(mapping(values, place))
+    names = [*get_type_hints(Recipe), *FLAGS_ONLY, "defaults", "by_method"]
+    if keys and not any(get_close_matches(str(key), names, n=1) for key in keys):
+        raise RecipeError(f"{place}: no recipe; a recipe has {', '.join(get_type_hints(Recipe))}")
     defaults = _sections(keys.pop("defaults", None), f"{place}, defaults")
     by_method = mapping(keys.pop("by_method", None), f"{place}, by_method")
-    own = {method: _sections(part, f"{place}, by_method.{method}") for method, part in by_method.items()}
+    own = {method: _sections(part, f"{place}, by_method.{word(method)}") for method, part in by_method.items()}
     return Layer(_sections(keys, place), defaults, own)
 
 
@@ -129,22 +132,6 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return result
 
 
-def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file in which no key may stand twice.
-
-    Raises:
-        RecipeError: the file can't be read, is not YAML, or a key stands twice; names the line.
-    """
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{path}{line}: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or "not YAML"
-        raise RecipeError(f"{path}: can't be read ({reason}); give a YAML file") from error
-
-
 def mapping(value: Any, place: str) -> Mapping[str, Any]:
     """The value if it maps keys to values, an empty mapping for None.
 
@@ -154,18 +141,6 @@ def mapping(value: Any, place: str) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise RecipeError(f"{place}: expected keys and values, got {type(value).__name__}")
     return value or {}
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses duplicate keys, of which PyYAML silently keeps only the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key for key, _ in node.value if key.tag == "tag:yaml.org,2002:str"]
-        names = [key.value for key in keys]
-        for i, key in enumerate(keys):
-            if key.value in names[:i]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _method_name(keys: Mapping[str, Any]) -> str | None:
@@ -178,18 +153,24 @@ def _sections(values: Any, place: str) -> dict[str, Any]:
     """The recipe keys of a part of a file, without empty sections."""
     keys, schema = dict(mapping(values, place)), get_type_hints(Recipe)
     for section, value in list(keys.items()):
+        _refuse_flag(section, place)
         if section not in schema:
-            raise RecipeError(f"{place}: unknown key {section!r}; a recipe has {', '.join(schema)}")
+            raise RecipeError(f"{place}: unknown key '{word(section)}'; a recipe has {', '.join(schema)}")
         has_fields = is_dataclass(schema[section])
         if not has_fields and section != "method":
             continue
         if value is None:
             del keys[section]
         for key in mapping(value, f"{place}, {section}"):
-            if f"{section}.{key}" in FLAGS_ONLY:
-                raise RecipeError(f"{place}: no file can set {section}.{key}; give the flag --{key} instead")
+            _refuse_flag(f"{section}.{key}", place)
             if (new := RENAMED.get(f"{section}.{key}")) is not None:
                 raise RecipeError(f"{place}: recipe key {section}.{key} is now {new}; rename it")
             if has_fields and key not in (known := [one.name for one in fields(schema[section])]):
-                raise RecipeError(f"{place}: unknown key {section}.{key}; {section} has {', '.join(known)}")
+                raise RecipeError(f"{place}: unknown key {section}.{word(key)}; {section} has {', '.join(known)}")
     return keys
+
+
+def _refuse_flag(key: str, place: str) -> None:
+    if key in FLAGS_ONLY:
+        flag = key.split(".")[-1]
+        raise RecipeError(f"{place}: no file can set {key}; give the flag --{flag} instead")

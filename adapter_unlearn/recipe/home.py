@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 
 def expanded(path: str) -> str:
@@ -12,11 +13,13 @@ def expanded(path: str) -> str:
 
 
 def expand_fields(instance: object, keys: Sequence[str]) -> None:
-    """Expand the paths, and the lists of paths, that are these fields of a frozen dataclass."""
+    """Turn the paths that are these fields of a frozen dataclass, in lists too, into expanded texts."""
     for key in keys:
         value = getattr(instance, key)
-        if isinstance(value, str):
-            object.__setattr__(instance, key, expanded(value))
-        elif isinstance(value, list | tuple):
-            parts = [expanded(part) if isinstance(part, str) else part for part in value]
-            object.__setattr__(instance, key, type(value)(parts))
+        parts = [_text(part) for part in (value if isinstance(value, list | tuple) else [value])]
+        object.__setattr__(instance, key, type(value)(parts) if isinstance(value, list | tuple) else parts[0])
+
+
+def _text(value: Any) -> Any:
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return expanded(value) if isinstance(value, str) else value

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from dataclasses import fields, is_dataclass
+from os import PathLike, fspath
+from typing import Any, get_type_hints
 
 import jsonargparse
 import yaml
 
-from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.errors import HIDDEN, RecipeError, path_name, word
 from adapter_unlearn.recipe import shipped
 from adapter_unlearn.recipe.checks import checked
-from adapter_unlearn.recipe.composing import RENAMED, Layer, composed, last_method, layer_of, read_yaml
+from adapter_unlearn.recipe.composing import RENAMED, Layer, composed, last_method, layer_of
 from adapter_unlearn.recipe.schema import Recipe
+from adapter_unlearn.recipe.yaml_files import read_yaml
+
+_KEYS = [
+    f"{section}.{key.name}"
+    for section, kind in get_type_hints(Recipe).items()
+    if is_dataclass(kind)
+    for key in fields(kind)
+]
 
 
 def add_recipe_arguments(parser: jsonargparse.ArgumentParser) -> None:
@@ -31,7 +38,9 @@ def add_recipe_arguments(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_class_arguments(Recipe)
 
 
-def load_recipe(paths: str | Path | Sequence[str | Path] | None = None, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    paths: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None, overrides: Sequence[str] = ()
+) -> Recipe:
     """Read a recipe.
 
     Args:
@@ -43,7 +52,9 @@ def load_recipe(paths: str | Path | Sequence[str | Path] | None = None, override
     Raises:
         RecipeError: a file is missing or not YAML, a key is unknown or missing, or a value has the wrong type or range.
     """
-    several = [] if paths is None else [paths] if isinstance(paths, str | Path) else paths
+    several = [] if paths is None else [paths] if isinstance(paths, str | PathLike) else paths
+    if not isinstance(several, Sequence) or not all(isinstance(path, str | PathLike) for path in several):
+        raise RecipeError("recipe: not a path; give the path of a YAML file, or several in a list")
     return _parsed(_parser(), _layers(several), overrides)
 
 
@@ -64,19 +75,23 @@ def parse_recipe(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) 
 def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files of `--config` on a command line, and all other words."""
     paths, flags, words = [], [], iter(arguments)
-    for word in words:
-        if word == "--config":
+    for one in words:
+        if one == "--config":
             paths.append(next(words, ""))
-        elif word.startswith("--config="):
-            paths.append(word.removeprefix("--config="))
+        elif one.startswith("--config="):
+            paths.append(one.removeprefix("--config="))
         else:
-            flags.append(word)
+            flags.append(one)
     return paths, flags
 
 
 def from_mapping(values: Mapping[str, Any]) -> Recipe:
     """A recipe from nested plain values, as YAML would give them; raises RecipeError as `load_recipe` does."""
-    return _parsed(_parser(), [layer_of(_plain_values(values), "recipe")], ())
+    try:
+        plain = _plain_values(values)
+    except (RecursionError, ValueError, TypeError):
+        raise RecipeError("recipe: its values are not those of a YAML file; give texts, numbers and lists") from None
+    return _parsed(_parser(), [layer_of(plain, "recipe")], ())
 
 
 def _parser() -> jsonargparse.ArgumentParser:
@@ -85,14 +100,12 @@ def _parser() -> jsonargparse.ArgumentParser:
     return parser
 
 
-def _layers(paths: Sequence[str | Path]) -> list[Layer]:
-    return [layer_of(read_yaml(shipped.find(path)), str(path)) for path in paths]
+def _layers(paths: Sequence[str | PathLike[str]]) -> list[Layer]:
+    return [layer_of(read_yaml(shipped.find(path)), path_name(path, "--config")) for path in paths]
 
 
 def _parsed(parser: jsonargparse.ArgumentParser, layers: Sequence[Layer], flags: Sequence[str]) -> Recipe:
-    for key in (word.split("=")[0].removeprefix("--") for word in flags):
-        if key in RENAMED:
-            raise RecipeError(f"--{key} is now --{RENAMED[key]}; rename it")
+    _check_flags(flags)
 
     def parse(method: str | None) -> Any:
         values = yaml.safe_dump(composed(layers, method))
@@ -107,12 +120,24 @@ def _parsed(parser: jsonargparse.ArgumentParser, layers: Sequence[Layer], flags:
             if method is None or method != named:  # from a flag or the default recipe; it decides how files are merged
                 values = parse(method)
             values = parser.instantiate(values)
-        except (jsonargparse.ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
-            raise RecipeError(one_line(str(error))) from error
+        except (jsonargparse.ArgumentError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+            raise RecipeError(one_line(str(error))) from None
     recipe = Recipe(**{key.name: values[key.name] for key in fields(Recipe)})
     if method is None:
         _refuse_missing_sets(recipe)
     return checked(recipe)
+
+
+def _check_flags(flags: Sequence[str]) -> None:
+    """Refuse names of earlier versions, and a key or a section in place of both, such as `--model M`."""
+    for flag, following in zip(flags, [*flags, ""][1:], strict=True):
+        key, has_value, value = flag.removeprefix("--").partition("=")
+        if key in RENAMED:
+            raise RecipeError(f"--{key} is now --{RENAMED[key]}; rename it")
+        value = value if has_value else following
+        names = [name for name in _KEYS if key in name.split(".")]
+        if flag.startswith("--") and names and not value.startswith("{") and not shipped.is_there(value):
+            raise RecipeError(f"--{key}: no such flag with this value; did you mean --{', --'.join(names)}?")
 
 
 def _refuse_missing_sets(recipe: Recipe) -> None:
@@ -131,18 +156,23 @@ def one_line(message: str) -> str:
     """Fold a parser's message of several lines into one line without the parser's type names."""
     key = message.split('"')[1] if message.startswith('Parser key "') else ""
     lines = [line.strip(" -") for line in message.splitlines()]
+    if message.startswith("unrecognized arguments"):  # any value among them may be a text
+        names = [word(name.split("=")[0]) for name in message.split() if name.startswith("--")]
+        return f"recipe: unknown flags {', '.join(names)}" if names else "recipe: a value without a flag; remove it"
     if key:
         value = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Given value:")), "")
         value = value or next((line.split("Got value:")[1].strip() for line in lines if "Got value:" in line), "")
         expected = [line.removeprefix("Expected a ").split(". Got value")[0] for line in lines if "Expected a " in line]
         kinds = " or ".join(_plain_type(kind) for kind in dict.fromkeys(expected)) or "another kind of value"
-        return f"recipe key {key}: expected {kinds}, got {value!r}"
+        shown = HIDDEN if key.startswith("data.") else word(value.strip("'"))
+        return f"recipe key {key}: expected {kinds}, got '{shown}'"
     return "recipe: " + "; ".join(line for line in lines if line)
 
 
 def _plain_type(kind: str) -> str:
     names = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'str'>": "text"}
     names |= {"<class 'bool'>": "true or false", "<class 'NoneType'>": "null", "<class 'dict'>": "keys and values"}
+    names |= {"<class 'list'>": "a list"}
     return names.get(kind, kind.removeprefix("typing.Literal").strip("[]").replace("'", ""))
 
 
@@ -153,5 +183,5 @@ def _plain_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain_values(inner) for inner in value]
     if isinstance(value, PathLike):
-        return str(value)
+        return fspath(value)
     return value.item() if hasattr(value, "item") else value

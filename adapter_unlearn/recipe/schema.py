@@ -7,8 +7,10 @@ sentence of each description becomes the comment beside the key in `recipes copy
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from typing import Any, Literal
 
+from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.recipe.home import expand_fields
 
 Source = str | list[str]
@@ -38,12 +40,16 @@ class Model:
     adapter: str | None = None
 
     def __post_init__(self) -> None:
+        """Accept paths, and expand `~`."""
         expand_fields(self, ("name", "adapter"))
 
     @classmethod
-    def of(cls, model: Model | str) -> Model:
-        """The model itself, or the model of that name with all defaults."""
-        return cls(model) if isinstance(model, str) else model
+    def of(cls, model: Model | str | PathLike[str]) -> Model:
+        """The model itself, or the model of that name with all defaults. Raises RecipeError for anything else."""
+        model = cls(fspath(model)) if isinstance(model, str | PathLike) else model
+        if not isinstance(model, cls):
+            raise RecipeError(f"model: a {type(model).__name__} names no base; give a Model, a folder or a hub id")
+        return model
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,19 @@ class Data:
     synthetic: int = 0
 
     def __post_init__(self) -> None:
+        """Accept paths, and expand `~`."""
         expand_fields(self, ("forget", "retain", "holdout", "validation", "test"))
+
+    @classmethod
+    def of(cls, data: Data | Source | PathLike[str]) -> Data:
+        """The sets themselves, or a forget set with all defaults. Raises RecipeError for anything else."""
+        if isinstance(data, Data):
+            return data
+        if isinstance(data, str | PathLike):
+            return cls(fspath(data))
+        if not isinstance(data, list) or not all(isinstance(source, str | PathLike) for source in data):
+            raise RecipeError(f"data: a {type(data).__name__} names no sets; give a Data, a file or a list of files")
+        return cls(data)
 
 
 @dataclass(frozen=True)
@@ -173,6 +191,12 @@ class Evaluation:
     bounds: Literal["holdout", "paper"] = "holdout"
     batch_size: int = 16
 
+    def __post_init__(self) -> None:
+        """Accept one name in place of a list."""
+        for name in ("forms", "metrics"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, [value])
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -205,6 +229,7 @@ class Recipe:
     tracking: str = "none"
 
     def __post_init__(self) -> None:
+        """Accept paths, and expand `~`."""
         expand_fields(self, ("output_dir",))
 
 
@@ -240,4 +265,6 @@ class Utility:
     limit: int | None = None
 
     def __post_init__(self) -> None:
+        """Accept paths, and one name in place of several; expand `~`."""
+        object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else self.tasks)
         expand_fields(self, ("tasks", "replies"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from itertools import takewhile
+from os import PathLike, fspath
 from pathlib import Path
 
-from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.errors import RecipeError, path_name
 from adapter_unlearn.recipe.home import expanded
 
 KINDS = ("models", "methods")
@@ -25,7 +27,7 @@ def names(kind: str) -> list[str]:
     return sorted(path.stem for path in (folder() / kind).glob("*.yaml"))
 
 
-def find(path: str | Path) -> Path:
+def find(path: str | PathLike[str]) -> Path:
     """The file of a recipe.
 
     Args:
@@ -35,14 +37,22 @@ def find(path: str | Path) -> Path:
     Raises:
         RecipeError: there is neither.
     """
-    file = Path(expanded(str(path)))
-    if file.is_file():
-        return file
+    path = expanded(fspath(path))
+    if is_there(path):
+        return Path(path)
     kind, _, name = Path(path).as_posix().removesuffix(".yaml").partition("/")
     if kind in KINDS and name in names(kind):
         return folder() / kind / f"{name}.yaml"
-    place = str(path) or "--config"
+    place = str(path) if kind in KINDS and re.fullmatch(r"[\w.-]+", name) else path_name(path, "--config")
     raise RecipeError(f"{place}: no such recipe; give a file, or a name from `adapter-unlearn recipes list`")
+
+
+def is_there(path: str | PathLike[str]) -> bool:
+    """Whether the path is a file. A text in its place may be too long for a name, or hold a NUL."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def header(kind: str, name: str) -> list[str]:

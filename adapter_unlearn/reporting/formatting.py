@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from adapter_unlearn.errors import printable
+
 DASH = "—"
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")
 
@@ -159,8 +161,8 @@ def share(n: float, total: float | None, noun: str = "sequence") -> str:
 
 
 def clean(text: Any) -> str:
-    """Escape every character that is not printable, such as terminal codes, line breaks and bidirectional overrides."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+    """A name for people: every character that is not printable is escaped."""
+    return printable(text)
 
 
 def shorten(text: str, width: int) -> str:

@@ -55,8 +55,13 @@ def show_run(folder: Path, demo: bool = False) -> None:
     }
     show_report(Report(summary=summary.from_json(values), **tables), len(tables["sequences"]) if demo else 25)
     base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    about = {"folder": folder.absolute(), "bytes": manifest["adapter"]["bytes"], "base": base, "demo": demo}
-    about["report"] = (folder / "report.html").absolute()
+    about = {
+        "folder": clean(folder.absolute()),
+        "bytes": manifest["adapter"]["bytes"],
+        "base": clean(base),
+        "demo": demo,
+    }
+    about["report"] = clean((folder / "report.html").absolute())
     words = page.environment(autoescape=False).get_template("run/finished.j2")
     _console().print(words.render(stopped_because=manifest["outcome"]["stopped_because"], **about), end="")
 
@@ -111,7 +116,7 @@ def show_comparison(comparison: Comparison, folder: str | Path | None) -> None:
     for warning in comparison.warnings:
         console.print(f"warning: {clean(warning)}")
     if folder is not None:
-        console.print(f"\nreport   {(Path(folder) / 'report.html').absolute()}")
+        console.print(f"\nreport   {clean((Path(folder) / 'report.html').absolute())}")
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -135,7 +140,8 @@ def show_scores(scores: Overview) -> None:
     """Print the most memorized rows of a score table, and the means over all rows."""
     assert scores.top is not None
     with pd.option_context("display.max_colwidth", 40, "display.width", 140, "display.max_columns", 20):
-        print(scores.top.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+        top = scores.top.assign(id=scores.top["id"].map(clean))
+        print(top.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
         if scores.n > len(scores.top):
             print(f"… {scores.n - len(scores.top)} more")
         print("\nmean over all", scores.n, "sequences")

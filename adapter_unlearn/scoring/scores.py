@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from adapter_unlearn.errors import InputError, ModelError
+from adapter_unlearn.errors import InputError, ModelError, RecipeError, word
 from adapter_unlearn.metrics import FORWARD, GENERATED, METRICS, Predictions, Sampling, columns_of, compute, resolve
 from adapter_unlearn.models import gathered, share_of
 from adapter_unlearn.scoring import greedy
@@ -51,8 +51,9 @@ def score(
         One row per sequence, in the given order: id, n_tokens, one column per metric, and note (why a value is NaN).
 
     Raises:
-        RecipeError: a metric is unknown.
-        InputError: no sequence can be scored by any metric.
+        RecipeError: a metric is unknown, or batch_size is no number from 1.
+        ModelError: the model is not a loaded one.
+        InputError: the sequences are no Dataset of load_sequences, or none can be scored by any metric.
     """
     frame = _table(model, sequences, metrics, batch_size, accelerator, sampling, observe)
     check_scorable(_any_known(frame), frame["note"])
@@ -209,6 +210,7 @@ def _table(
     observe: Callable[[int, Predictions], None] | None = None,
 ) -> pd.DataFrame:
     """The table of `score`, also where no sequence can be scored."""
+    _check_types(model, sequences, batch_size)
     names = resolve(metrics)
     forward = [name for name in names if name in FORWARD]
     generated = [name for name in names if name in GENERATED]
@@ -227,6 +229,16 @@ def _table(
             rows[i] |= values
     rows = gathered({i: _with_note(row, names) for i, row in rows.items()}, accelerator)
     return pd.DataFrame([rows[i] for i in range(len(sequences))], columns=["id", "n_tokens", *names, "note"])
+
+
+def _check_types(model: Any, sequences: Any, batch_size: Any) -> None:
+    if not callable(getattr(model, "forward", None)):
+        raise ModelError(f"model: a {type(model).__name__} is no loaded model; load it with load_base")
+    columns = getattr(sequences, "column_names", [])
+    if not {"id", "input_ids", "prefix_tokens", "scored_from"} <= set(columns):
+        raise InputError(f"sequences: a {type(sequences).__name__} without the columns; read it with load_sequences")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise RecipeError(f"batch_size: '{word(batch_size)}' is out of range; give a whole number from 1")
 
 
 def _with_note(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.errors import RecipeError, word
 from adapter_unlearn.recipe import Recipe
 from adapter_unlearn.unlearning.loss_table import LOSSES
 from adapter_unlearn.unlearning.options import ABOVE_ZERO, Option
@@ -182,14 +182,17 @@ def resolve(method: dict[str, Any]) -> dict[str, Any]:
     """
     name = method.get("name")
     if not isinstance(name, str) or name not in METHODS:
-        fault = "missing" if name is None else f"unknown method {name!r}"
+        shown = f"'{word(name)}'" if isinstance(name, str) else word(name)
+        fault = "missing" if name is None else f"unknown method {shown}"
         raise RecipeError(f"recipe key method.name: {fault}; choose from {', '.join(METHODS)}")
     options = METHODS[name].options
     for key, value in method.items():
         if key == "name":
             continue
         if key not in options:
-            raise RecipeError(f"recipe key method.{key}: {name} takes no such parameter, only {', '.join(options)}")
+            raise RecipeError(
+                f"recipe key method.{word(key)}: {name} takes no such parameter, only {', '.join(options)}"
+            )
         options[key].check(key, value)
     resolved = {"name": name} | {key: method.get(key, option.default) for key, option in options.items()}
     METHODS[name].build(resolved)

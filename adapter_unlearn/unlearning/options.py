@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from adapter_unlearn.errors import RecipeError
+from adapter_unlearn.errors import RecipeError, word
 
 ABOVE_ZERO = 1e-12
 """The smallest value of an option that must be positive."""
@@ -39,8 +39,8 @@ class Option:
         if (value is None and self.null) or (isinstance(value, str) and value in self.words):
             return
         number = isinstance(value, int if self.kind is int else int | float) and type(value) is not bool
-        if self.kind is None or not number or not math.isfinite(value):
-            raise RecipeError(f"recipe key method.{key}: expected {self.allowed()}, got {value!r}")
+        if self.kind is None or not number or not abs(value) < math.inf:
+            raise RecipeError(f"recipe key method.{key}: expected {self.allowed()}, got '{word(value)}'")
         if not self.low <= value <= self.high:
             bounds = f"{self.low:g} or more" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
             raise RecipeError(f"recipe key method.{key}: {value} is out of range; it must be {bounds}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -224,6 +225,62 @@ def test_bad_flags(words, named, capsys, tmp_path, monkeypatch):
     err = capsys.readouterr().err
     assert named in err and len(err.strip().splitlines()) == 1
     assert listing(tmp_path) == []
+
+
+CODES = "\x1b[31m\x9b2J\r\u202e"
+
+
+def test_no_control_character_reaches_the_terminal(arguments, tmp_path, monkeypatch, capfd):
+    """From ids in the table and in notes, keys, names of files and of commands."""
+    monkeypatch.setattr(logging.root, "handlers", [])  # those of pytest; the command line adds its own
+    rows = [{"id": f"{CODES}{i}", "input_ids": IDS} for i in range(2)]  # duplicates, so that a note names them
+    forget = put(tmp_path, "codes.jsonl", "\n".join(map(json.dumps, rows)))
+    model = ["--model", arguments["--model.name"], "--quantization", "none", "--dtype", "float32"]
+    assert cli.main(["score", *model, "--forget", forget]) == 0
+    twice = put(tmp_path, "twice.jsonl", json.dumps(rows[0]) + "\n" + json.dumps(rows[0]))
+    recipe_file = put(tmp_path, "r.yaml", json.dumps({"seed": 1, CODES: 1}))
+    for words in (
+        ["score", *model, "--forget", twice],
+        ["score", *model, "--forget", f"{CODES}.jsonl"],
+        ["score", *model, f"--{CODES}", "1"],
+        ["unlearn", "--config", recipe_file],
+        ["unlearn", f"--{CODES}", "1"],
+        [CODES],
+    ):
+        assert cli.main(words) == 2
+    out, err = capfd.readouterr()
+    assert "\\x1b[31m" in out and "near-duplicates" in err and "\\x1b[31m" in err
+    assert not [line for line in (out + err).splitlines() if not line.isprintable()]
+
+
+def test_texts_in_place_of_files_are_not_quoted(arguments, tmp_path, capfd):
+    texts = put(tmp_path, "texts.txt", f"{SECRET}: one\n{SECRET}: two\n")
+    model = ["--model", arguments["--model.name"], "--quantization", "none"]
+    evaluate = ["evaluate", *model, "--adapter", "a", "b", "--forget"]
+    for words in (
+        ["unlearn", "--config", texts],
+        ["unlearn", "--config", SECRET],
+        ["compare", "--config", texts, "--output_dir", str(tmp_path / "x")],
+        ["score", *model, "--forget", SECRET],
+        ["score", *model, "--forget", SECRET, "another text"],
+        ["score", *model, "--forget", ""],
+        ["score", *model, "--forget", texts, "--max_tokens", SECRET],
+        [*evaluate, SECRET, SECRET, "--matrix"],
+    ):
+        assert cli.main(words) == 2, words
+        err = capfd.readouterr().err
+        assert len(err.splitlines()) == 1 and "correct horse" not in err
+    assert unlearn(arguments, **{"data.forget": json.dumps([SECRET, "another text"])}) == 2
+    err = capfd.readouterr().err
+    assert "data.forget" in err and "correct horse" not in err and "another" not in err
+
+
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch, capfd):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["recipes", "list"]) == 2
+    assert "working directory" in capfd.readouterr().err
 
 
 def test_debug_shows_the_traceback(arguments):

@@ -148,6 +148,20 @@ def put(content: bytes | str, path: Path) -> Path:
     return path
 
 
+def npy_header(shape: str) -> bytes:
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+
+
+def repeated(path: Path, rows: int) -> Path:
+    """A Parquet file of many equal rows, which takes a few KiB."""
+    codes = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100_000, np.int8)), pa.array(["a text"]))
+    with pq.ParquetWriter(path, pa.schema({"text": codes.type})) as writer:
+        for _ in range(rows // 100_000):
+            writer.write_table(pa.table({"text": codes}))
+    return path
+
+
 GOOD = json.dumps({"text": SECRET})
 BAD = {
     "missing": (lambda d: d / "forget.jsonl", "no such file"),
@@ -195,6 +209,7 @@ BAD = {
         "(content); give exactly one of these: text,",
     ),
     "no_header": (lambda d: put(f"{SECRET}\nsecond text\n", d / "forget.csv"), "1 not shown"),
+    "one_word_header": (lambda d: put("Zaphod\nsecond text\n", d / "forget.csv"), "1 not shown"),
     "prompt_alone": (lambda d: write(d / "forget.jsonl", [SECRET], "prompt"), "(prompt)"),
     "both_forms": (
         lambda d: put(json.dumps({"text": SECRET, "input_ids": [1]}), d / "forget.jsonl"),
@@ -247,6 +262,15 @@ BAD = {
         lambda d: np.savez(d / "forget.npz", a=np.ones(3, int)) or (d / "forget.npz").rename(d / "forget.npy"),
         "two-dimensional",
     ),
+    "pk_as_array": (lambda d: put("PK\3\4" + SECRET, d / "forget.npy"), "numpy.save"),
+    "array_of_a_terabyte": (lambda d: put(npy_header("(1000000, 1000000)"), d / "forget.npy"), "numpy.save"),
+    "array_of_empty_rows": (lambda d: put(npy_header("(1000000000000, 0)"), d / "forget.npy"), "rows"),
+    "array_of_minus_one": (lambda d: put(npy_header("(-1, -1)") + b"\0" * 8, d / "forget.npy"), "numpy.save"),
+    "deep_array": (lambda d: put(npy_header("(" * 5000), d / "forget.npy"), "numpy.save"),
+    "device": (lambda d: (d / "forget.txt").symlink_to("/dev/zero") or d / "forget.txt", "forget.txt: "),
+    "parquet_of_many_rows": (lambda d: repeated(d / "forget.parquet", 30_000_000), "rows"),
+    "long_text": (lambda d: put(SECRET * 700_000, d / "forget.txt"), "line 1"),
+    "long_id": (lambda d: put(json.dumps({"id": SECRET * 2000, "text": "a"}), d / "forget.jsonl"), "column id"),
     "unequal_parts": (
         lambda d: [saved(np.ones((3, 2), int), d / "a.npy"), saved(np.ones((2, 2), int), d / "forget.npy")],
         "2 rows, but",
@@ -298,6 +322,8 @@ def test_bad_files_get_one_line_that_names_them_and_keeps_the_secret(tmp_path, p
         ({"text": [SECRET]}, "dict"),
         (None, "NoneType"),
         (SECRET, "the source"),
+        ([Path(SECRET), Path("b")], "source 1"),
+        ("sk-Zaphod-4242", "the source"),
         (SECRET * 99, "the source"),
         ("", "the source"),
         ("nowhere/forget.csv", "no such file"),
@@ -316,6 +342,17 @@ def test_an_unreadable_file(tmp_path, plain, monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert "Permission denied" in raised(write(tmp_path / "forget.txt", TEXTS), plain)
+
+
+def test_only_the_columns_that_are_needed_are_read(tmp_path, plain):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"other": pa.array([b"\xff" * 9] * 5).view(pa.string()), "text": TEXTS})
+    pq.write_table(table, path, compression="none", use_dictionary=False)
+    sequences = load_sequences(path, plain)
+    assert [plain.decode(ids) for ids in sequences["input_ids"]] == TEXTS
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\xff" * 9, b"\0" * 9).replace(b"\x15", b"\xff", 1))
+    assert len(load_sequences(path, plain)) == 5, "the page of the first column is damaged"
 
 
 # --- datasets and caches ----------------------------------------------------------------------------------------------

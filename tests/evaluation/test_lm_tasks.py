@@ -10,6 +10,7 @@ import re
 import runpy
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,24 @@ def test_a_broken_task_file(base, tokenizer, tmp_path, changes, rows, message):
     with pytest.raises(InputError, match=re.escape(path) + ".*" + message) as caught:
         measure_utility(base, tokenizer, [path])
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ {'a': 1}[context].b }}",
+        "{{ context | int(default=none) + 1 }}",
+        "{{ range(context) }}",
+        "{{ context.nope() }}",
+    ],
+    ids=["key", "number", "type", "attribute"],
+)
+def test_no_row_is_quoted(base, tokenizer, tmp_path, template):
+    rows = [{"context": 'Zaphod\'s "number" is 4242', "choices": ["a", "b"], "label": 0}]
+    path = write_task(tmp_path, rows, doc_to_text=template)
+    with pytest.raises(InputError, match=re.escape(path)) as caught:
+        measure_utility(base, tokenizer, [path])
+    assert not re.search("Zaphod|4242", "".join(traceback.format_exception(caught.value)))
 
 
 @pytest.mark.parametrize("content", ["task: [a\nb: }", "- a\n", "", "dataset_path: json\n"])

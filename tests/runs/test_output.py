@@ -111,7 +111,8 @@ def test_what_came_up_while_the_new_one_was_made_is_kept(tmp_path):
     with pytest.raises(OutputError, match=r"run: .*thesis"), run_folder.new_folder(run, overwrite=True) as folder:
         (folder / "summary.json").write_text("new")
         (run / "thesis").write_text("mine")
-    assert (run / "thesis").read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (run / "thesis").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "run.result"}
 
 
 PLACES: dict[str, Callable[[Path], Path]] = {
