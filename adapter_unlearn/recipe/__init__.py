@@ -1,6 +1,6 @@
 """Recipes: the schema, reading, merging and writing them, and where the shipped ones are."""
 
-from adapter_unlearn.recipe.checks import checked
+from adapter_unlearn.recipe.checks import check_choice, checked
 from adapter_unlearn.recipe.composing import mapping, merged, read_yaml
 from adapter_unlearn.recipe.parsing import add_recipe_arguments, from_mapping, load_recipe, one_line, parse_recipe
 from adapter_unlearn.recipe.schema import (
@@ -24,6 +24,6 @@ from adapter_unlearn.recipe.writing import as_dict, commented_yaml, to_yaml
 __all__ = [
     "Adapter", "Data", "Dtype", "Evaluation", "Form", "Level", "Model", "Permissions", "Quantization", "Recipe",
     "Source", "Stop", "Training", "Utility",
-    "add_recipe_arguments", "as_dict", "checked", "commented_yaml", "from_mapping", "load_recipe", "mapping", "merged",
-    "one_line", "parse_recipe", "read_yaml", "to_yaml",
+    "add_recipe_arguments", "as_dict", "check_choice", "checked", "commented_yaml", "from_mapping", "load_recipe",
+    "mapping", "merged", "one_line", "parse_recipe", "read_yaml", "to_yaml",
 ]  # fmt: skip

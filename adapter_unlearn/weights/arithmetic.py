@@ -81,12 +81,14 @@ def combine(
 
     Raises:
         ModelError: an adapter is not plain LoRA, or they were made for different bases.
-        RecipeError: the weights are not finite or not one per adapter, or the rank is below 1.
+        RecipeError: the weights are not finite or not one per adapter, an adapter is given twice, or the rank is below
+            1.
         OutputError: output_dir can't or must not be written.
     """
     if not adapters or len(adapters) != len(weights):
         raise RecipeError(f"weights: {len(weights)} for {len(adapters)} adapters; give one weight for each")
     _check_finite("weights", weights)
+    adapter_files.check_distinct(adapters)
     return _sum("combine", adapters, weights, output_dir, rank, overwrite, force)
 
 
