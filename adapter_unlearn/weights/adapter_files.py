@@ -22,7 +22,7 @@ from adapter_unlearn.weights.streaming import FLOATS, opened
 
 _FACTOR = re.compile(r"^(?:base_model\.model\.)?(.+)\.(?:lora_([AB])\.weight|lora_embedding_([AB]))$")
 
-_SCALING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+_IDENTITY = ("base_model_name_or_path", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,9 @@ def check_base(folder: str | Path, fingerprint: str | None, base: str) -> None:
 
 
 def check_distinct(folders: Sequence[str | Path]) -> None:
-    """Refuse the same adapter twice, by its place or by its weights and scaling: its delta would silently be doubled.
+    """Refuse the same adapter twice, which would silently double its delta.
+
+    Two folders hold the same adapter if they are one place, or if their weights, scaling and base are the same.
 
     Raises:
         ModelError: a folder holds no LoRA adapter.
@@ -145,7 +147,7 @@ def check_distinct(folders: Sequence[str | Path]) -> None:
     seen: dict[str, str | Path] = {}
     for folder in folders if len(folders) > 1 else ():
         config = adapter_config(folder)
-        content = [run_folder.fingerprint(folder), *map(config.get, _SCALING)]
+        content = [run_folder.fingerprint(folder), *map(config.get, _IDENTITY)]
         keys = (os.path.realpath(folder), json.dumps(content, sort_keys=True))
         for key in keys:
             if key in seen:

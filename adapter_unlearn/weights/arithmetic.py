@@ -88,7 +88,6 @@ def combine(
     if not adapters or len(adapters) != len(weights):
         raise RecipeError(f"weights: {len(weights)} for {len(adapters)} adapters; give one weight for each")
     _check_finite("weights", weights)
-    adapter_files.check_distinct(adapters)
     return _sum("combine", adapters, weights, output_dir, rank, overwrite, force)
 
 
@@ -125,6 +124,7 @@ def _sum(
     sources = [read(adapter) for adapter in adapters]
     if not force:
         _check_same_base(sources)
+    adapter_files.check_distinct(adapters)
     dtype = reduce(torch.promote_types, [source.dtype for source in sources])  # bfloat16 with float16 gives float32
     tensors = _common_copies(sources)
     ranks: dict[str, int] = {}
