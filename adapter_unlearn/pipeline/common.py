@@ -79,7 +79,6 @@ def _check_bases(model: Model, adapters: Sequence[str | Path], permissions: Perm
 def load_stacked(model: Model, adapters: Sequence[str | Path], permissions: Permissions) -> Any:
     """Load the base with its own adapter and these on it, all active; their names are models.adapter_names."""
     every = [*frozen_adapters(model), *adapters]
-    adapter_files.check_distinct(every)
     base = load_base(model, every, permissions)
     return models.stack(base, every) if every else base
 
