@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from adapter_unlearn.errors import RecipeError, RunError
-from adapter_unlearn.evaluation import summary
+from adapter_unlearn.errors import RunError
+from adapter_unlearn.evaluation import run_checks, summary
 from adapter_unlearn.evaluation.summary import Summary
 from adapter_unlearn.recipe import Recipe, load_recipe
 from adapter_unlearn.runs import run_folder
@@ -80,30 +79,27 @@ def read(folder: str | Path, experiment: str | None = None) -> Finished:
         )
     recipe, weights = None, None
     try:
-        manifest, values = (_json_object(path / name) for name in (manifests[0], "summary.json"))
+        manifest, values = (run_checks.read_json(path / name) for name in (manifests[0], "summary.json"))
         _check_schema(folder, values)
-        sequences = pd.read_parquet(path / "sequences.parquet")
+        aggregates = summary.from_json(values)
+        sequences = run_checks.read_table(path / "sequences.parquet")
         holdout, membership = (_table(path / f"{name}.parquet") for name in ("holdout", "membership"))
+        run_checks.check_manifest(manifest)
+        run_checks.check_summary(aggregates)
+        run_checks.check_tables(aggregates, sequences, holdout, membership)
         if manifests[0] == run_folder.MANIFEST:
             recipe = load_recipe(path / "recipe.yaml")
+            if not (path / ADAPTER).is_file():
+                raise FileNotFoundError
             with (path / ADAPTER).open("rb") as file:
                 weights = hashlib.file_digest(file, "sha256").hexdigest()
-        return Finished(
-            str(folder), manifest, summary.from_json(values), sequences, holdout, membership,
-            recipe, weights, experiment,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
-        # the error's own message might quote one of the user's texts
+        return Finished(str(folder), manifest, aggregates, sequences, holdout, membership, recipe, weights, experiment)
+    except RunError:
+        raise
+    except Exception as error:  # a damaged file raises errors of many types, and their messages might quote a text
         raise RunError(
             f"{folder}: can't be read ({type(error).__name__}); a file of the run is damaged, make the run again"
         ) from error
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise TypeError
-    return value
 
 
 def _check_schema(folder: str | Path, values: dict[str, Any]) -> None:
@@ -118,7 +114,7 @@ def _check_schema(folder: str | Path, values: dict[str, Any]) -> None:
 
 def _table(path: Path) -> pd.DataFrame:
     """A table that a run has only with a holdout set."""
-    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+    return run_checks.read_table(path) if path.exists() or path.is_symlink() else pd.DataFrame()
 
 
 def rows_by_id(frame: pd.DataFrame, form: str) -> pd.DataFrame:

@@ -5,7 +5,6 @@ The model is never copied: with its adapters disabled it is its base, bit for bi
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from adapter_unlearn.errors import ModelError
+from adapter_unlearn.models import patterns
+from adapter_unlearn.models.adapter_config import CONFIG, WEIGHTS, adapter_config
 from adapter_unlearn.models.base import first_sentence
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from adapter_unlearn.recipe import Adapter
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_IN_ADAPTER = re.compile(r"\.(base_layer|lora_\w+)(\.|$)")
 FROZEN = "frozen"
 """The name on the model of a frozen base adapter, the recipe's `model.adapter`."""
 
@@ -44,12 +45,16 @@ def attach(base: PreTrainedModel, adapter: Adapter, frozen_adapter: str | Path |
     """
     from peft import LoraConfig, get_peft_model
 
+    targets: str | list[str] = adapter.target_modules
+    if isinstance(targets, str) and not patterns.is_literal(targets):
+        names = [name for name, _ in base.named_modules()]
+        targets = patterns.matching(targets, names, "recipe key adapter.target_modules")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.r,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=adapter.target_modules,
+        target_modules=targets,
         use_rslora=adapter.use_rslora,
     )
     try:
@@ -120,9 +125,10 @@ def stack(base: PreTrainedModel, adapters: Sequence[str | Path]) -> PeftModel:
     from peft import PeftModel
 
     names = adapter_names(len(adapters))
-    first = _lora_folder(adapters[0])
+    first = Path(adapters[0])
     with _fitting(first):
-        model = PeftModel.from_pretrained(base, str(first), adapter_name=names[0])
+        config = _peft_config(base, first)
+        model = PeftModel.from_pretrained(base, str(first), adapter_name=names[0], config=config)
         _check_complete(model, first, names[0])
     for name, folder in zip(names[1:], adapters[1:]):
         _load_adapter(model, folder, name)
@@ -183,8 +189,9 @@ def _activate(model: Any, adapters: Sequence[str], trainable: set[str]) -> None:
 
 
 def _load_adapter(model: PeftModel, folder: str | Path, name: str) -> None:
-    path = _lora_folder(folder)
+    path = Path(folder)
     with _fitting(path):
+        model.add_adapter(name, _peft_config(model.get_base_model(), path))
         model.load_adapter(str(path), adapter_name=name)
         _check_complete(model, path, name)
 
@@ -204,32 +211,38 @@ def _check_complete(model: PeftModel, folder: Path, name: str) -> None:
         )
 
 
-def adapter_config(folder: str | Path) -> dict[str, Any]:
-    """The config of a PEFT adapter's folder. Raises ModelError if the folder holds none, or no weights."""
-    path = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (path / name).is_file():
-            raise ModelError(f"{path}: no adapter there ({name} is missing); name the folder of a PEFT LoRA adapter")
-    return read_json(path / CONFIG)
+def _peft_config(base: Any, folder: Path) -> Any:
+    """PEFT's config of a checked adapter, in which no pattern of a stranger is left for `re` to match.
 
+    Raises:
+        ModelError: as adapter_config, or ranks or token ids are beyond the tensors.
+    """
+    from peft import PeftConfig
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in an adapter's folder. Raises ModelError if it can't be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{path}: can't be read ({str(error).splitlines()[0][:200]}); copy the adapter again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: holds no JSON object; copy the adapter again")
-    return value
-
-
-def _lora_folder(folder: str | Path) -> Path:
-    if (kind := adapter_config(folder).get("peft_type")) != "LORA":
-        raise ModelError(f"{folder}: is a {kind} adapter; name a LoRA adapter, no other can be stacked")
-    return Path(folder)
+    values = adapter_config(folder)
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        sides = [key for key in file.keys() if ".lora_A" in key or ".lora_embedding_A" in key]  # noqa: SIM118
+        stored = max([file.get_slice(key).get_shape()[0] for key in sides], default=0)
+    changed = [key.removeprefix("base_model.model.").partition(".lora_")[0] for key in sides]
+    rank = max(values.get("r", 8), *(values.get("rank_pattern") or {}).values(), 1)
+    if sides and rank > stored:
+        raise ModelError(f"{folder}: {CONFIG} names rank {rank}, its tensors have {stored} at most; save it again")
+    indices = values.get("trainable_token_indices") or []
+    lists = indices.values() if isinstance(indices, dict) else [indices]
+    if (highest := max((index for part in lists for index in part), default=0)) >= base.config.vocab_size:
+        raise ModelError(f"{folder}: {CONFIG} names token {highest}, which the base does not have; name its own base")
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = True
+    names = [name for name, _ in base.named_modules() if name and not _IN_ADAPTER.search(name)]
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(pattern := values.get(key), str):
+            setattr(config, key, set(patterns.matching(pattern, names, f"{folder / CONFIG}, {key}")))
+    for key in ("rank_pattern", "alpha_pattern"):
+        given = values.get(key) or {}
+        if not all(map(patterns.is_literal, given)):
+            matched = patterns.by_name(given, changed, f"{folder / CONFIG}, {key}")
+            setattr(config, key, {f"^{re.escape(name)}": value for name, value in matched.items()})
+    return config
 
 
 @contextmanager
@@ -238,5 +251,9 @@ def _fitting(folder: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # _check_complete refuses them
             yield
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError, re.error) as error:
+    except ModelError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{folder}: out of memory while loading this adapter; free memory") from error
+    except Exception as error:  # PEFT raises errors of many types on a damaged adapter
         raise ModelError(f"{folder}: this adapter does not fit the base model: {first_sentence(error)}") from error

@@ -12,12 +12,19 @@ import torch
 
 from adapter_unlearn import assets
 from adapter_unlearn.errors import ModelError
-from adapter_unlearn.recipe import Dtype, Quantization
+from adapter_unlearn.models.model_folder import check_folder, check_sizes
+from adapter_unlearn.recipe import Dtype, Quantization, check_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+
+PICKLES = (
+    "its weights are pickles (*.bin), which can run code when they are loaded; convert them to safetensors in an "
+    "isolated environment, or name a model that has them"
+)
+"""Why a model with weights in another format is refused."""
 
 # bitsandbytes warns at import where its CPU kernel for 4-bit inference is not installed; it works without.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -48,11 +55,15 @@ def load_base(
 
     Raises:
         ModelError: the model does not exist, is no causal language model, lacks weights, has weights in another
-            quantization, needs remote code, or does not fit into memory.
+            quantization or in pickles, needs remote code, or does not fit into memory.
+        RecipeError: an unknown quantization or dtype.
     """
     from accelerate import PartialState
     from transformers import AutoModelForCausalLM
+    from transformers.utils import find_adapter_config_file
 
+    check_choice("quantization", quantization, Quantization)
+    check_choice("dtype", dtype, Dtype)
     device = torch.device(PartialState().device if device is None else device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     stored = stored_quantization(load_config(name, **options))
@@ -61,10 +72,18 @@ def load_base(
         raise ModelError(
             f"{name}: its weights are stored as {stored}; set quantization to {stored}, or name the unquantized model"
         )
+    with _loading(name):
+        if find_adapter_config_file(assets.resolve(name), revision=revision) is not None:
+            raise ModelError(
+                f"{name}: this folder also holds an adapter (adapter_config.json), which transformers would put on the "
+                "base; move it to a folder of its own and name it as the adapter"
+            )
     if quantization != stored:
         options["quantization_config"] = quantization_config(quantization, dtype)
     with _loading(name):
-        model, info = AutoModelForCausalLM.from_pretrained(assets.resolve(name), output_loading_info=True, **options)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            assets.resolve(name), output_loading_info=True, use_safetensors=True, **options
+        )
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; complete the model's files")
     _keep_canonical_4bit(model)
@@ -105,8 +124,12 @@ def load_config(name: str, revision: str | None = None, trust_remote_code: bool 
     """Load the model's configuration, without its weights. Raises ModelError."""
     from transformers import AutoConfig
 
+    place = assets.resolve(name)
+    check_folder(Path(place))
     with _loading(name):
-        return AutoConfig.from_pretrained(assets.resolve(name), revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+        check_sizes(config, name)
+    return config
 
 
 def weights_folder(name: str, revision: str | None) -> Path:
@@ -196,6 +219,8 @@ def _without_dropout(model: torch.nn.Module) -> None:
 def _loading(name: str) -> Iterator[None]:
     try:
         yield
+    except ModelError:
+        raise
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"{name}: out of memory while loading; choose model.quantization nf4 or free memory"
@@ -210,7 +235,9 @@ def _reason(name: str, error: Exception) -> str:
         return "this model comes with its own Python code; read it, then allow it with --trust_remote_code"
     if folder.is_dir() and not (folder / "config.json").is_file():
         return "no config.json in this folder; name the folder of a transformers model"
-    if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+    if folder.is_dir() and not [*folder.glob("*.safetensors")]:
+        if [*folder.glob("*.bin")]:
+            return PICKLES
         return "no weights in this folder (*.safetensors); copy them there or name another model"
     if not folder.exists() and isinstance(error, OSError):
         return "no such folder, and the hub gives no model of this id; check the name and the connection"

@@ -20,6 +20,7 @@ from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Recipe,
 from adapter_unlearn.reporting import interference as interference_report
 from adapter_unlearn.reporting import run as run_report
 from adapter_unlearn.runs import run_folder
+from adapter_unlearn.weights import adapter_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +54,7 @@ def evaluate(
     table.resolve(evaluation.metrics)
     others = [*folders, *utility.tasks, *([] if utility.replies is None else [assets.resolve(utility.replies)])]
     common.check_output(output_dir, permissions, model, data, others)
+    adapter_files.check_distinct([*common.frozen_adapters(model), *folders])
     common.check_mergeable(model, evaluation.forms, permissions)
     accelerator = common.new_accelerator()
 

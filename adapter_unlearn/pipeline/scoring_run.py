@@ -15,6 +15,7 @@ from adapter_unlearn.metrics import table
 from adapter_unlearn.pipeline import common, loading, manifest
 from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions, Recipe, checked
 from adapter_unlearn.runs import run_folder
+from adapter_unlearn.weights import adapter_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,7 @@ def score_files(
     table.resolve(evaluation.metrics)
     checked(Recipe(model, data, evaluation=evaluation))
     common.check_output(output_dir, permissions, model, data, adapters)
+    adapter_files.check_distinct([*common.frozen_adapters(model), *adapters])
     accelerator = common.new_accelerator()
     sets = loading.load(model, data, permissions).sets
     loaded = common.load_stacked(model, adapters, permissions)

@@ -1,6 +1,6 @@
 """Recipes: the schema, reading, merging and writing them, and where the shipped ones are."""
 
-from adapter_unlearn.recipe.checks import checked
+from adapter_unlearn.recipe.checks import check_choice, checked
 from adapter_unlearn.recipe.composing import mapping, merged
 from adapter_unlearn.recipe.parsing import (
     add_recipe_arguments,
@@ -32,6 +32,6 @@ from adapter_unlearn.recipe.yaml_files import read_yaml
 __all__ = [
     "Adapter", "Data", "Dtype", "Evaluation", "Form", "Level", "Model", "Permissions", "Quantization", "Recipe",
     "Source", "Stop", "Training", "Utility",
-    "add_recipe_arguments", "as_dict", "checked", "commented_yaml", "from_mapping", "load_recipe", "mapping", "merged",
-    "one_line", "parse_recipe", "read_yaml", "split_config", "to_yaml",
+    "add_recipe_arguments", "as_dict", "check_choice", "checked", "commented_yaml", "from_mapping", "load_recipe",
+    "mapping", "merged", "one_line", "parse_recipe", "read_yaml", "split_config", "to_yaml",
 ]  # fmt: skip

@@ -137,7 +137,7 @@ def backward(model: torch.nn.Module, part: Part, rows: Sequence[int], weight: fl
             total += float(value.detach())
         (weight * value).backward()
         gradients.append(leaf.grad)
-    if gradients:
+    if gradients and features.requires_grad:  # not where only the output layer has an adapter
         features.backward(torch.cat([gradient for gradient in gradients if gradient is not None]))
     return total
 

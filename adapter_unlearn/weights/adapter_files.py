@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,40 +14,15 @@ from typing import Any
 
 import torch
 
-from adapter_unlearn.errors import ModelError
-from adapter_unlearn.models.adapters import CONFIG, WEIGHTS, adapter_config, read_json
+from adapter_unlearn.errors import ModelError, RecipeError
+from adapter_unlearn.models import patterns
+from adapter_unlearn.models.adapter_config import CONFIG, WEIGHTS, adapter_config, check_plain, read_json
 from adapter_unlearn.runs import run_folder
 from adapter_unlearn.weights.streaming import FLOATS, opened
 
 _FACTOR = re.compile(r"^(?:base_model\.model\.)?(.+)\.(?:lora_([AB])\.weight|lora_embedding_([AB]))$")
 
-# Initializations that do not change the base. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract from it or requantize it
-# (the *_init functions of peft/tuners/lora/layer.py), so their deltas are relative to another base.
-_BASE_KEPT = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
-# Config keys with which an adapter is not scaling * B @ A, and what they do.
-_OTHER_THAN_LORA = {
-    "use_dora": "DoRA also rescales the base weight's columns",
-    "modules_to_save": "it holds whole trained modules that replace the base's",
-    "trainable_token_indices": "it holds trained token embeddings that replace the base's",
-    "lora_bias": "it has a bias beside the factors",
-    "layer_replication": "it repeats layers of the base",
-    "target_parameters": "it changes single parameters, whose factors are nested",
-    "megatron_config": "its factors are split over Megatron's ranks",
-    "alora_invocation_tokens": "aLoRA acts only after certain tokens",
-    "use_qalora": "QALoRA pools the input",
-    "use_bdlora": "BD-LoRA stores block-diagonal factors",
-    "arrow_config": "Arrow routes between adapters, token by token",
-    "kasa_config": "KaSA truncates the base weight",
-    "monteclora_config": "MonteCLoRA samples its factors",
-}
-# Keys that don't change what a finished adapter computes, and keys that are read here. VeLoRA acts only in training.
-_HARMLESS = {
-    *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "r", "bias"),
-    *("inference_mode", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out"),
-    *("use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"),
-    *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
-    *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
-}
+_IDENTITY = ("base_model_name_or_path", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 
 
 @dataclass(frozen=True)
@@ -83,12 +60,8 @@ class Adapter:
 def read(folder: str | Path) -> Adapter:
     """Read the config and the tensor headers of a plain LoRA adapter. Raises ModelError for any other folder."""
     path = Path(folder)
-    if not (path / WEIGHTS).is_file() and (path / "adapter_model.bin").is_file():
-        raise ModelError(
-            f"{path}: adapter_model.bin is a pickle, which can run code when it is loaded; save it as {WEIGHTS}"
-        )
     config = adapter_config(path)
-    _check_plain_lora(path, config)
+    check_plain(path, config)
     factors: dict[str, dict[str, tuple[str, list[int]]]] = {}  # module -> side (A or B) -> key and shape
     copies: list[str] = []
     dtypes: set[torch.dtype] = set()
@@ -108,58 +81,28 @@ def read(folder: str | Path) -> Adapter:
             dtypes.add(FLOATS[header.get_dtype()])
     if not factors:
         raise ModelError(f"{path}: {WEIGHTS} holds no LoRA factors; save the adapter again")
-    modules = {name: _module(path, config, name, pair) for name, pair in sorted(factors.items())}
+    rank, alpha = (
+        dict.fromkeys(factors, config.get(key, 8))
+        | patterns.by_name(config.get(pattern) or {}, factors, f"{path / CONFIG}, {pattern}")
+        for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern"))
+    )
+    modules = {}
+    for name, pair in sorted(factors.items()):
+        divisor = math.sqrt(rank[name]) if config.get("use_rslora") else rank[name]
+        modules[name] = _module(path, name, pair, rank[name], alpha[name] / divisor)
     return Adapter(path, config, modules, tuple(copies), reduce(torch.promote_types, dtypes))
 
 
-def _check_plain_lora(path: Path, config: dict[str, Any]) -> None:
-    reason = None
-    unknown = sorted(key for key, value in config.items() if value and key not in _HARMLESS | _OTHER_THAN_LORA.keys())
-    special = [key for key in _OTHER_THAN_LORA if config.get(key)]
-    if config.get("peft_type") != "LORA":
-        reason = f"peft_type is {config.get('peft_type')}, not LORA"
-    elif str(config.get("init_lora_weights", True)).lower() not in _BASE_KEPT:
-        reason = (
-            f"init_lora_weights {config['init_lora_weights']} changes the base weights; convert the adapter with "
-            "PEFT's path_initial_model_for_weight_conversion, or"
-        )
-    elif special:
-        reason = f"{special[0]} is set, {_OTHER_THAN_LORA[special[0]]}"
-    elif config.get("bias", "none") != "none":
-        reason = f"bias is {config['bias']}, so it holds biases that replace the base's"
-    elif unknown:
-        reason = f"{unknown[0]} is set, which this version does not know"
-    if reason is not None:
-        joint = "" if reason.endswith(" or") else ";"
-        raise ModelError(f"{path}: {reason}{joint} take a plain LoRA adapter")
-
-
-def _module(path: Path, config: dict[str, Any], name: str, factors: dict[str, tuple[str, list[int]]]) -> Module:
+def _module(path: Path, name: str, factors: dict[str, tuple[str, list[int]]], rank: int, scaling: float) -> Module:
     """Match a module's factors with the config as PEFT does (LoraModel._create_and_replace, update_layer)."""
-    rank = _of_pattern(path, config.get("rank_pattern"), name, config.get("r", 8))
-    alpha = _of_pattern(path, config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
     shapes = {side: shape for side, (_, shape) in factors.items()}
     fit = shapes.keys() == {"A", "B"} and all(len(shape) == 2 for shape in shapes.values())
-    if not fit or not (0 < shapes["A"][0] == shapes["B"][1] == rank) or not isinstance(alpha, int | float):
+    if not fit or not (0 < shapes["A"][0] == shapes["B"][1] == rank):
         raise ModelError(
-            f"{path}: module {name} has factors of shape {shapes}, which do not fit rank {rank} and alpha {alpha} in "
-            f"{CONFIG}, and convolutions are not supported; save the adapter again"
+            f"{path}: module {name} has factors of shape {shapes}, which do not fit rank {rank} in {CONFIG}, and "
+            "convolutions are not supported; save the adapter again"
         )
-    scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     return Module(factors["A"][0], factors["B"][0], rank, (shapes["B"][0], shapes["A"][1]), scaling)
-
-
-def _of_pattern(path: Path, pattern: dict[str, Any] | None, name: str, default: Any) -> Any:
-    """The value of the first key that matches the name or its end, as in peft's get_pattern_key; keys are patterns."""
-    for key, value in (pattern or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", name):
-                return value
-        except re.error as error:
-            raise ModelError(
-                f"{path}: {key!r} in {CONFIG} is no regular expression ({error}); give a valid one"
-            ) from error
-    return (pattern or {}).get(name, default)
 
 
 def base_of(adapter: Adapter) -> dict[str, Any]:
@@ -192,6 +135,29 @@ def check_base(folder: str | Path, fingerprint: str | None, base: str) -> None:
         )
 
 
+def check_distinct(folders: Sequence[str | Path]) -> None:
+    """Refuse the same adapter twice, which would silently double its delta.
+
+    Two folders hold the same adapter if they are one place, or if their weights, scaling and base are the same.
+
+    Raises:
+        ModelError: a folder holds no LoRA adapter.
+        RecipeError: names the two folders.
+    """
+    seen: dict[str, str | Path] = {}
+    for folder in folders if len(folders) > 1 else ():
+        config = adapter_config(folder)
+        content = [run_folder.fingerprint(folder), *map(config.get, _IDENTITY)]
+        keys = (os.path.realpath(folder), json.dumps(content, sort_keys=True))
+        for key in keys:
+            if key in seen:
+                raise RecipeError(
+                    f"adapter: {folder} is the same adapter as {seen[key]}, and its delta would be added twice; name "
+                    "it once, or first write a multiple of it with `negate --scale 2`"
+                )
+        seen |= dict.fromkeys(keys, folder)
+
+
 def operation_manifest(operation: str, base: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
     """What arithmetic.json begins with: which operation made the folder, from which base and adapters."""
     inputs = run_folder.identities(adapter.path for adapter in adapters)
@@ -204,6 +170,12 @@ def _recorded_base(folder: Path) -> dict[str, Any]:
     for manifest in (run_folder.ARITHMETIC, run_folder.MANIFEST):
         if (folder / manifest).is_file():
             recorded = read_json(folder / manifest).get("base") or {}
+            texts = isinstance(recorded, dict) and [recorded.get(key) for key in ("name", "fingerprint")]
+            if not texts or not all(text is None or isinstance(text, str) for text in texts):
+                raise ModelError(
+                    f"{folder / manifest}: base must have a name and a fingerprint; copy the adapter again, or remove "
+                    "the file"
+                )
     return recorded
 
 

@@ -81,7 +81,8 @@ def combine(
 
     Raises:
         ModelError: an adapter is not plain LoRA, or they were made for different bases.
-        RecipeError: the weights are not finite or not one per adapter, or the rank is below 1.
+        RecipeError: the weights are not finite or not one per adapter, an adapter is given twice, or the rank is below
+            1.
         OutputError: output_dir can't or must not be written.
     """
     if not adapters or len(adapters) != len(weights):
@@ -123,6 +124,7 @@ def _sum(
     sources = [read(adapter) for adapter in adapters]
     if not force:
         _check_same_base(sources)
+    adapter_files.check_distinct(adapters)
     dtype = reduce(torch.promote_types, [source.dtype for source in sources])  # bfloat16 with float16 gives float32
     tensors = _common_copies(sources)
     ranks: dict[str, int] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 
 from adapter_unlearn import assets, models
 from adapter_unlearn.errors import ModelError
+from adapter_unlearn.models.base import PICKLES
+from adapter_unlearn.models.model_folder import INDEX, SINGLE, weight_files
 from adapter_unlearn.recipe import Model
 from adapter_unlearn.runs import run_folder
-from adapter_unlearn.weights.streaming import INDEX, SINGLE, Stored, read_headers
+from adapter_unlearn.weights.streaming import Stored, read_headers
 
 # Files that a model needs beside its weights, and its license. The model card is left out, because it does not describe
 # the merged model, and so are all other files, because they may hold texts.
@@ -81,17 +82,9 @@ def _weight_files(name: str, folder: Path) -> list[Path]:
     """The files that transformers loads: the single file if there is one, else the shards."""
     files = [SINGLE]
     if not (folder / SINGLE).is_file() and (folder / INDEX).is_file():
-        try:
-            files = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(
-                f"{folder / INDEX}: is not a valid index of weight files; copy the model's files again"
-            ) from error
+        files = weight_files(folder)
     elif not (folder / SINGLE).is_file() and [*folder.glob("*.bin")]:
-        raise ModelError(
-            f"{name}: its weights are pickles (*.bin), which can run code when they are loaded; convert them to "
-            "safetensors in an isolated environment, or name a model that has them"
-        )
+        raise ModelError(f"{name}: {PICKLES}")
     for file in files:
         if not (folder / file).is_file():
             raise ModelError(f"{name}: {file} is missing; complete the model's files")

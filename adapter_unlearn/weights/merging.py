@@ -24,7 +24,7 @@ import torch
 
 from adapter_unlearn import assets, models
 from adapter_unlearn.errors import ModelError, RecipeError
-from adapter_unlearn.recipe import Dtype, Model, Permissions, Quantization
+from adapter_unlearn.recipe import Dtype, Model, Permissions, Quantization, check_choice
 from adapter_unlearn.runs import run_folder
 from adapter_unlearn.weights import adapter_files, base_files
 from adapter_unlearn.weights.adapter_files import Adapter
@@ -76,10 +76,13 @@ def merge(
     Raises:
         ModelError: the base's weights are quantized or not in safetensors, an adapter is not plain LoRA, was made for
             another base or does not fit, or a merged weight is not finite in `dtype`.
-        RecipeError: no adapter, or shard_bytes below 1.
+        RecipeError: no adapter, one given twice, an unknown quantization or dtype, or shard_bytes below 1.
         OutputError: output_dir can't or must not be written.
     """
     folders = [adapters] if isinstance(adapters, str | Path) else list(adapters)
+    check_choice("quantization", quantization, Quantization)
+    if dtype is not None:
+        check_choice("dtype", dtype, Dtype)
     if shard_bytes < 1:
         raise RecipeError(f"shard_bytes: {shard_bytes} is out of range; give 1 or more")
     run_folder.check_output(output_dir, permissions.overwrite, [assets.resolve(Model.of(model).name), *folders])
@@ -105,6 +108,7 @@ def open_pair(
     """Read the headers of a base and of adapters, and refuse what can't be merged. Raises as merge."""
     if not adapters:
         raise RecipeError("adapter: none is named; name one adapter folder or more")
+    adapter_files.check_distinct(adapters)
     sources = [adapter_files.read(adapter) for adapter in adapters]
     base = base_files.read(model, permissions.trust_remote_code)
     for source in sources:

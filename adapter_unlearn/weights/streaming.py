@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from adapter_unlearn.errors import ModelError
+from adapter_unlearn.models.model_folder import INDEX, SINGLE
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 BLOCK = 2**19
 """Numbers in a block; 4 MB in float64."""
 

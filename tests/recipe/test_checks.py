@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from adapter_unlearn import RecipeError, recipe
@@ -33,3 +35,43 @@ def test_null_is_a_value_where_the_key_says_so():
     recipe.checked(
         recipe.from_mapping(values | {"training": {"sequences_per_step": None}, "stop": {"max_below": None}})
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("adapter.r", 100_000), ("adapter.r", 0), ("adapter.r", 10**5000), ("adapter.alpha", float("nan")),
+        ("adapter.alpha", float("inf")), ("adapter.alpha", 1e10), ("training.learning_rate", 1e300),
+        ("training.learning_rate", float("nan")), ("training.max_epochs", 10**12), ("training.batch_size", 10**12),
+        ("data.synthetic", 10**12), ("data.max_tokens", 10**12), ("stop.max_perplexity_increase", float("inf")),
+        ("seed", 2**40),
+    ],
+    ids=lambda value: str(value)[:20] if not isinstance(value, int) or value < 10**30 else "digits",
+)  # fmt: skip
+def test_absurd_numbers_are_refused(key, value):
+    with pytest.raises(RecipeError, match=rf"recipe key {key}: .* is out of range"):
+        recipe.checked(with_value(key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("model.quantization", "nf3", "nf4, int8, none"), ("model.dtype", "float64", "bfloat16, float16, float32"),
+        ("evaluation.forms", ["stacked", "x"], "stacked, merged"), ("evaluation.bounds", "x", "holdout, paper"),
+        ("training.optimizer", "adam", "adamw, sgd"), ("training.learning_rate", "fast", "auto"),
+        ("stop.max_below", "members", "holdout"), ("stop.longest_run", "x", "holdout"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_python_values_are_those_of_the_schema(key, value, allowed):
+    with pytest.raises(RecipeError, match=rf"{key}: .*{allowed}"):
+        recipe.checked(with_value(key, value))
+
+
+def with_value(key, value):
+    """A recipe made in Python, with one value replaced."""
+    run = Recipe(model=Model("m"), data=Data("f.jsonl", holdout="h.jsonl"))
+    *sections, name = key.split(".")
+    if not sections:
+        return replace(run, **{name: value})
+    return replace(run, **{sections[0]: replace(getattr(run, sections[0]), **{name: value})})

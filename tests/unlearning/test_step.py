@@ -299,11 +299,12 @@ def test_a_step_on_nothing_changes_nothing(adapted, term, some_targets, name):
     assert taken == ({"forget": 0.0}, 0.0)
 
 
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["lm_head"]], ids=" ".join)
 @pytest.mark.parametrize("name", ["kl", "npo", "match"])
-def test_an_output_layer_that_is_trained_too(memorizers, adapted, term, some_targets, log_likelihoods, name):
+def test_an_output_layer_that_is_trained_too(memorizers, adapted, term, some_targets, log_likelihoods, name, targets):
     """Then the reference's output layer is the base's, and a sequence's tokens weigh its gradient as well."""
     base = load_base(str(memorizers("llama")), "none", "float32")
-    model = adapted(target_modules=["q_proj", "lm_head"])
+    model = adapted(target_modules=targets)
     rows = random_rows(0)[:3]
     state = some_targets([len(row) - 1 for row in rows])
     value = naive_loss(model, base, rows, name, {}, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 
 from adapter_unlearn.errors import ModelError, OutputError, RecipeError
 from adapter_unlearn.runs import run_folder
+from adapter_unlearn.weights import adapter_files
 from adapter_unlearn.weights.arithmetic import combine, compress, negate
 
 torch.set_num_threads(1)
@@ -465,3 +467,39 @@ def test_results_load_in_a_process_without_this_package(tmp_path):
     for result in results:
         here = PeftModel.from_pretrained(base_of("llama"), str(result))
         torch.testing.assert_close(torch.load(result / "logits.pt"), logits(here), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["same folder", "copy"])
+def test_the_same_adapter_twice_is_refused(plain, tmp_path, copied):
+    other = shutil.copytree(plain, tmp_path / "copy") if copied else plain / ".." / plain.name
+    with pytest.raises(RecipeError, match="negate --scale"):
+        combine([plain, other], [1.0, 1.0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+MANIFESTS = {
+    "list": '{"base": [1]}', "text": '{"base": "a model"}', "number": '{"base": 3}', "top": "[1]", "null": "null",
+    "fingerprint": '{"base": {"fingerprint": ["a"]}}', "name": '{"base": {"name": {}}}', "cut": '{"base": ',
+    "deep": "[" * 100_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["unlearning.json", "arithmetic.json"])
+@pytest.mark.parametrize("kind", list(MANIFESTS))
+def test_an_odd_manifest_is_refused(plain, tmp_path, file, kind):
+    adapter = changed(plain, tmp_path / "a")
+    (adapter / file).write_text(MANIFESTS[kind])
+    for operation in (
+        lambda: negate(adapter, tmp_path / "out"),
+        lambda: adapter_files.check_base(adapter, "sha256:1", "a base"),
+    ):
+        with pytest.raises(ModelError, match=file):
+            operation()
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_an_alpha_that_is_no_number_is_not_negated(plain, tmp_path, alpha):
+    adapter = changed(plain, tmp_path / "a")
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"lora_alpha": alpha}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert_refused(adapter, tmp_path, "lora_alpha")

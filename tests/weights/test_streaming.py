@@ -52,7 +52,9 @@ def test_streamed_is_the_naive_sum(bases, block, shard_bytes, dtype, seeds, size
         patch.setattr(stream, "BLOCK", block)
         folder = Path(name)
         adapters = [
-            save_adapter(folder / f"{i}", base, ["q_proj", "down_proj"][: 1 + seed % 2], seed=seed, size=size)
+            save_adapter(
+                folder / f"{i}", base, ["q_proj", "down_proj"][: 1 + seed % 2], seed=seed, size=size, lora_alpha=8 + i
+            )
             for i, seed in enumerate(seeds)
         ]
         result = merge(base, adapters, folder / "merged", dtype=dtype, shard_bytes=shard_bytes)
