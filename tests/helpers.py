@@ -24,6 +24,8 @@ from adapter_unlearn.metrics import Predictions
 from adapter_unlearn.reporting.run import figures
 
 VOCABULARY = 128
+TRIAL_STEPS = 3
+"""Of a trial of a learning rate, where two runs must try the same."""
 LENGTHS = (24, 32, 40, 28, 36, 64, 31, 27, 64, 30)
 
 CONFIGS = {

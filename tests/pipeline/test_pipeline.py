@@ -243,10 +243,10 @@ PLANTS = {
 
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_leak_is_found(run, needles, tmp_path, plant):
-    copy = shutil.copytree(run, tmp_path / "run")
-    file = copy / "figures" / ("leak.parquet" if "table" in plant else "leak.bin")
+    copy = shutil.copytree(run / "figures", tmp_path / "run" / "figures")
+    file = copy / ("leak.parquet" if "table" in plant else "leak.bin")
     PLANTS[plant](file)
-    assert leaks(copy, needles) == [file.name]
+    assert leaks(tmp_path, needles) == [file.name]
 
 
 # --- repetition ---

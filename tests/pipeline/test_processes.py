@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import scoring_helpers
-from helpers import draw_no_pictures, launch, random_rows, tiny_run, write_rows
+from helpers import TRIAL_STEPS, draw_no_pictures, launch, random_rows, tiny_run, write_rows
 from safetensors.torch import load_file
 
 from adapter_unlearn import recipe, unlearn
 from adapter_unlearn.recipe import shipped
+from adapter_unlearn.unlearning import learning_rate_search
 
 
 def sga(model: str, folder: Path, name: str, **training) -> dict:
@@ -59,6 +60,7 @@ def trained(model, tmp_path_factory):
     def train(case, batch_size: int = 8) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             draw_no_pictures(patch)
+            patch.setattr(learning_rate_search, "STEPS", TRIAL_STEPS)
             return unlearn(case(model, tmp_path_factory.mktemp(case.__name__), "run", batch_size=batch_size))
 
     return train

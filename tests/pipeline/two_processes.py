@@ -19,6 +19,7 @@ from accelerate import PartialState
 from adapter_unlearn import OutputError, pipeline, unlearn
 from adapter_unlearn.recipe import shipped
 from adapter_unlearn.scoring import scores
+from adapter_unlearn.unlearning import learning_rate_search
 
 
 def score(folder: Path, model: str) -> None:
@@ -40,6 +41,7 @@ def main(folder: Path, model: str) -> None:
     *recipes, last = sorted(folder.glob("*.yaml"))
     with pytest.MonkeyPatch.context() as patch:
         helpers.draw_no_pictures(patch)
+        patch.setattr(learning_rate_search, "STEPS", helpers.TRIAL_STEPS)
         for file in recipes:
             unlearn(file)
     sys.argv[1:] = ["--config", str(last)]

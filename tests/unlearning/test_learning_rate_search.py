@@ -182,7 +182,8 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("stage", [one_stage("match"), one_stage("sga", threshold=0.5), one_stage("ta")])
-def test_a_trial_is_undone(problem, trials, stage):
+def test_a_trial_is_undone(problem, trials, stage, monkeypatch):
+    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     model, task = problem(dropout=0.1)
     model.train()
     next(model.modules()).training = False  # a mix of modes, as a model may have
@@ -239,6 +240,7 @@ def test_the_objective_is_that_of_the_terms(problem, trials):
 
 def test_dual_weights_are_typical_ones_in_a_trial(problem, trials, monkeypatch):
     """In the objective and in the steps; in a run itself they start at 1."""
+    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     model, task = problem()
     training = dataclasses.replace(AUTO, optimizer="sgd")  # Adam's first steps do not depend on a gradient's size
 
@@ -253,7 +255,8 @@ def test_dual_weights_are_typical_ones_in_a_trial(problem, trials, monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_rate_that_explodes_is_a_row(problem, trials, optimizer):
+def test_a_rate_that_explodes_is_a_row(problem, trials, optimizer, monkeypatch):
+    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     model, task = problem()
     measure = trials(model, task, one_stage("match"), dataclasses.replace(AUTO, optimizer=optimizer))
     rate, rows = learning_rate_search.search(measure, records.base_outcome(task).log[0], None, True, [1e-3, 1e30, 1e31])
@@ -263,6 +266,7 @@ def test_a_rate_that_explodes_is_a_row(problem, trials, optimizer):
 
 def test_a_trial_caches_the_reference_s_states_for_itself(problem, trials, context, monkeypatch):
     """Training starts with an empty cache: a state's last bits depend on the batch in which it was computed."""
+    monkeypatch.setattr(learning_rate_search, "STEPS", 2)
     model, task = problem()
     references = []
     build = loop.Reference
@@ -292,7 +296,7 @@ def tensors(model):
 def test_a_run_that_searched_its_rates_is_the_run_with_those_rates(
     problem, context, tmp_path, monkeypatch, method, training
 ):
-    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
+    monkeypatch.setattr(learning_rate_search, "STEPS", 2)
     auto = dataclasses.replace(AUTO, max_epochs=3, **training)
     plan = methods.stages(method)
 
@@ -356,7 +360,8 @@ UNDIAL = {"name": "undial", "retain_loss": "kl", "retain_weight": 2.0, "retain_s
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_the_run_folder_says_which_rate_was_taken_and_how(settings, tmp_path, caplog):
+def test_the_run_folder_says_which_rate_was_taken_and_how(settings, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     with caplog.at_level("INFO", logger="adapter_unlearn"):
         folder = unlearn(settings("auto", UNDIAL))
     (stage,) = json.loads((folder / "unlearning.json").read_text())["stages"]
