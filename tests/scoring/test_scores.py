@@ -83,13 +83,13 @@ def memorizing_adapter(base, rows):
     """A PeftModel that learned these rows by heart."""
     torch.manual_seed(0)
     model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 5e-3)
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     labels = torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
     for _ in range(400):
         loss = model(input_ids=ids, labels=labels).loss
-        if loss < 0.02:  # nearly certain of every token
+        if loss < 0.24:  # nearly certain of every token but the rows' first ones
             break
         optimizer.zero_grad()
         loss.backward()
