@@ -69,16 +69,14 @@ def sets(tmp_path_factory):
 
 def short_recipe(sets: dict[str, str], output_dir: Path, **changes: str) -> recipe.Recipe:
     """A few epochs of the demo's recipe."""
-    flags = (
-        sets
-        | {
-            "output_dir": str(output_dir),
-            "method.retain_sequences": "16",
-            "training.max_epochs": "3",
-            "stop.max_perplexity_increase": "null",
-        }
-        | changes
-    )
+    flags = {
+        **sets,
+        "output_dir": str(output_dir),
+        "method.retain_sequences": "16",
+        "training.max_epochs": "3",
+        "stop.max_perplexity_increase": "null",
+        **changes,
+    }
     return load_recipe(
         ["models/tiny-cpu", "methods/sga"], [word for key, value in flags.items() for word in (f"--{key}", value)]
     )
