@@ -1,13 +1,16 @@
 """What the tests want of two processes, in one launch, because a start takes seconds: two_processes.py FOLDER MODEL.
 
-The recipes FOLDER/NAME.yaml are trained, the last one by the script that users launch. FOLDER/rows.jsonl is scored into
+The recipes FOLDER/NAME.yaml are trained: the first one is interrupted and resumed, the last one is trained by the
+script that users launch. FOLDER/rows.jsonl is scored into
 FOLDER/scores, then once more on a disk that is full; process i writes what it saw to FOLDER/i.json.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import pytest
 import scoring_helpers
 from accelerate import PartialState
 
-from adapter_unlearn import OutputError, pipeline, unlearn
+from adapter_unlearn import OutputError, Permissions, pipeline, signals, unlearn
 from adapter_unlearn.recipe import shipped
 from adapter_unlearn.scoring import scores
 from adapter_unlearn.unlearning import learning_rate_search
@@ -36,13 +39,23 @@ def score(folder: Path, model: str) -> None:
             pipeline.score_files(**options, output_dir=folder / "full")
 
 
+def stop_and_resume(file: Path) -> None:
+    """Train a recipe. Only the second process gets a signal, in an epoch; both stop, and both continue."""
+    calls, second = itertools.count(1), PartialState().process_index == 1
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(signals.Interrupted):
+        patch.setattr(signals, "received", lambda: signal.SIGTERM if second and next(calls) == 5 else None)
+        unlearn(file)
+    unlearn(file, Permissions(resume=True))
+
+
 def main(folder: Path, model: str) -> None:
     score(folder, model)
     *recipes, last = sorted(folder.glob("*.yaml"))
     with pytest.MonkeyPatch.context() as patch:
         helpers.draw_no_pictures(patch)
         patch.setattr(learning_rate_search, "STEPS", helpers.TRIAL_STEPS)
-        for file in recipes:
+        stop_and_resume(recipes[0])
+        for file in recipes[1:]:
             unlearn(file)
     sys.argv[1:] = ["--config", str(last)]
     runpy.run_path(str(shipped.folder() / "unlearn.py"), run_name="__main__")
