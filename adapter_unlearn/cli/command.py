@@ -24,14 +24,15 @@ FLAGS: dict[str, tuple[type, str]] = {
     **{name: (Data, name) for name in ("max_tokens", "prefix_tokens")},
     **{name: (Evaluation, name) for name in ("forms", "metrics", "bounds", "batch_size")},
     **{name: (Utility, name) for name in ("tasks", "replies", "limit")},
-    **{name: (Permissions, name) for name in ("overwrite", "force", "trust_remote_code")},
+    **{name: (Permissions, name) for name in ("overwrite", "force", "trust_remote_code", "resume")},
 }
 """Short flag -> the dataclass and the field that it sets. The field gives its type, choices, default and help."""
 
 BASE = ("model", "forget", "quantization", "dtype", "max_tokens", "prefix_tokens", "batch_size")
 """Flags of every command that scores a forget set."""
 
-PERMISSIONS = tuple(field.name for field in fields(Permissions))
+PERMISSIONS = ("overwrite", "force", "trust_remote_code")
+"""Flags of every command that writes a folder and loads a model."""
 
 T = TypeVar("T")
 

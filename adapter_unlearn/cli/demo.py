@@ -14,7 +14,7 @@ RECIPE = ("models/tiny-cpu.yaml", "methods/match.yaml")
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Add the flags."""
-    add_output(parser, ["overwrite"], default="runs/demo")
+    add_output(parser, ["overwrite", "resume"], default="runs/demo")
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import jsonargparse
 
+from adapter_unlearn import signals
 from adapter_unlearn.cli.command import PROGRAM
 from adapter_unlearn.cli.table import COMMANDS
 from adapter_unlearn.errors import RecipeError, UserError
@@ -25,24 +26,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words of the command line; None takes those of the process.
 
     Returns:
-        The exit code: 0; 1 if runs of a comparison failed; 2 after a user's error.
+        The exit code: 0; 1 if runs of a comparison failed; 2 after a user's error; 130 or 143 after SIGINT or SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return _dispatch(words, debug)
+        with signals.handled():
+            return _dispatch(words, debug)
+    except signals.Interrupted as stop:
+        _print_error(_line(stop))
+        return 128 + stop.number
     except UserError as error:
         if debug:
             raise
-        _print_error(" ".join(str(error).split()))
+        _print_error(_line(error))
         return 2
     except Exception as error:
         if debug or type(error).__name__ != "OutOfMemoryError":
             raise
         fix = "lower training.batch_size (or --batch_size), or set training.gradient_checkpointing to true"
-        _print_error(f"out of memory on the accelerator; {fix}")
+        _print_error(f"out of memory on the accelerator; {'; '.join([fix, *_notes(error)])}")
         return 2
+
+
+def _line(error: BaseException) -> str:
+    """An error with its notes, as one line."""
+    return " ".join("; ".join([str(error), *_notes(error)]).split())
+
+
+def _notes(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
 
 
 def entry_point() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import jsonargparse
 
 from adapter_unlearn import recipe
-from adapter_unlearn.cli.command import PERMISSIONS, Command, show
+from adapter_unlearn.cli.command import Command, show
 from adapter_unlearn.recipe import Permissions, Recipe
 
 
@@ -15,14 +17,15 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     parser.epilog = (
         "A recipe that names no method takes what it leaves out, the method match included, from recipes/default.yaml."
         " Flags that no recipe can set: --overwrite replaces an earlier run in output_dir; --force accepts a"
-        " model.adapter that was made for another base; --trust_remote_code runs Python code that comes with the model."
+        " model.adapter that was made for another base; --trust_remote_code runs Python code that comes with the model;"
+        " --resume continues an interrupted run from its checkpoint, OUTPUT_DIR.checkpoint."
     )
 
 
 def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     """Unlearn, and show the result."""
     # The permissions are no arguments of the parser, because a recipe's file could set those.
-    flags = {f"--{name}": name for name in PERMISSIONS}
+    flags = {f"--{field.name}": field.name for field in fields(Permissions)}
     permissions = Permissions(**{name: True for flag, name in flags.items() if flag in words})
     chosen = recipe.parse_recipe(parser, [word for word in words if word not in flags])
     unlearn_and_show(chosen, permissions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
 from adapter_unlearn.recipe import Permissions
-from adapter_unlearn.runs import run_folder
+from adapter_unlearn.runs import lock, run_folder
 from adapter_unlearn.weights import adapter_files, base_files, merging
 
 if TYPE_CHECKING:
@@ -109,6 +109,19 @@ def on_first_process(accelerator: Accelerator, action: Callable[[], None]) -> No
     failure = models.broadcast(failure, accelerator)
     if failure is not None:
         raise failure
+
+
+@contextmanager
+def locked(accelerator: Accelerator, output_dir: str | Path | None) -> Iterator[None]:
+    """Hold the lock of an output folder inside the block, on the first process. None has none.
+
+    Raises:
+        OutputError: another run is writing this folder.
+    """
+    with ExitStack() as held:
+        if output_dir is not None:
+            on_first_process(accelerator, lambda: held.enter_context(lock.locked(output_dir)))
+        yield
 
 
 def write_folder(

@@ -47,7 +47,8 @@ def compare(
             run.
         baseline: the method that differences are relative to: a name, or `best`. None takes the first.
         permissions: `overwrite` an earlier comparison (with a matrix this needs no permission) and runs whose recipe
-            has changed, `force` an adapter of another base, `trust_remote_code`.
+            has changed, `force` an adapter of another base, `trust_remote_code`. Interrupted runs of the matrix are
+            always continued.
 
     Raises:
         UserError: a run can't be read or compared, the matrix or the folder can't be used, or every run failed.
@@ -157,7 +158,7 @@ def _run(missing: Sequence[Planned], permissions: Permissions) -> list[Failed]:
     for i, one in enumerate(missing):
         log.info("run %d of %d: %s, seed %d", i + 1, len(missing), one.experiment, one.seed)
         try:
-            unlearning_run.unlearn(one.recipe, permissions)
+            unlearning_run.unlearn(one.recipe, dataclasses.replace(permissions, resume=True))
         except Exception as error:
             reason = _reason(error)
             failed.append(Failed(one.experiment, one.seed, one.recipe.output_dir, reason))

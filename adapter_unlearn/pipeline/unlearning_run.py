@@ -21,7 +21,7 @@ from adapter_unlearn.evaluation.criteria import criteria_of
 from adapter_unlearn.evaluation.forms import Measurement, Measuring
 from adapter_unlearn.evaluation.report import build_report
 from adapter_unlearn.metrics import table
-from adapter_unlearn.pipeline import common, loading, manifest
+from adapter_unlearn.pipeline import common, loading, manifest, resuming
 from adapter_unlearn.recipe import Permissions, Recipe
 from adapter_unlearn.reporting import run as run_report
 from adapter_unlearn.reporting.progress import Progress
@@ -33,6 +33,8 @@ from adapter_unlearn.weights import adapter_files
 
 if TYPE_CHECKING:
     from adapter_unlearn.evaluation.criteria import Criteria
+    from adapter_unlearn.runs.checkpoint_file import Saved
+    from adapter_unlearn.unlearning.checkpoint import Checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +47,8 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
 
     Args:
         run: a recipe, a nested mapping with a recipe's keys, or the path of a recipe's file.
-        permissions: `overwrite` an earlier run in the recipe's output_dir once the new one is complete, `force` a
-            `model.adapter` of another base, `trust_remote_code`.
+        permissions: `resume` an interrupted run from its checkpoint, `overwrite` an earlier run in the recipe's
+            output_dir once the new one is complete, `force` a `model.adapter` of another base, `trust_remote_code`.
 
     Returns:
         The run folder: a plain PEFT adapter with report, scores, manifest and resolved recipe.
@@ -55,13 +57,13 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
         UserError: the recipe, a file, the model or the folder can't be used; nothing is left half-written.
     """
     run = resolved(run)
-    check(run, permissions)
+    saved = check(run, permissions)
     started = time.monotonic()
     manifest.restart_peak_memory()
     accelerator = common.new_accelerator(run.tracking, Path(run.output_dir).parent)
     set_seed(run.seed)
     frozen = [models.adapters.FROZEN] if run.model.adapter else []
-    with tempfile.TemporaryDirectory(prefix=common.TEMPORARY) as place:
+    with resuming.kept(run, accelerator), tempfile.TemporaryDirectory(prefix=common.TEMPORARY) as place:
         # load
         loaded = loading.load(run.model, run.data, permissions)
         model = _load_model(run, permissions)
@@ -74,7 +76,9 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | Path, permissions: Permissio
         goal = stopping.resolve(run.stop, before.holdout)
 
         # train
-        trained = _train(model, run, _task(model, run, measuring, before, criteria), goal, measuring, Path(place))
+        checkpoints = resuming.checkpoints(run, saved, base, before, accelerator)
+        task = _task(model, run, measuring, before, criteria, checkpoints)
+        trained = _train(model, run, task, goal, checkpoints, Path(place))
         log.info(trained.outcome.stopped_because)
 
         # score
@@ -116,11 +120,16 @@ def resolved(run: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     return run
 
 
-def check(run: Recipe, permissions: Permissions) -> None:
-    """Refuse a run that would fail after training: its folder, a metric, or a base that can't be merged into."""
+def check(run: Recipe, permissions: Permissions) -> Saved | None:
+    """Refuse a run that would fail after training: its folder, a metric, or a base that can't be merged into.
+
+    Returns:
+        The checkpoint that the run continues from, or None.
+    """
     common.check_output(run.output_dir, permissions, run.model, run.data, [])
     table.resolve(run.evaluation.metrics)
     common.check_mergeable(run.model, run.evaluation.forms, permissions)
+    return resuming.check(run, permissions)
 
 
 def _metrics(run: Recipe) -> list[str]:
@@ -137,12 +146,15 @@ def _load_model(run: Recipe, permissions: Permissions) -> Any:
     return model
 
 
-def _task(model: Any, run: Recipe, measuring: Measuring, before: Measurement, criteria: Criteria) -> records.Task:
+def _task(
+    model: Any, run: Recipe, measuring: Measuring, before: Measurement, criteria: Criteria, checkpoints: Checkpoints
+) -> records.Task:
     """The sets with their scores under the base, and the synthetic retain texts that the base generates."""
     sets, accelerator = measuring.sets, measuring.accelerator
     assert accelerator is not None
     retain = sets.retain
-    if run.data.synthetic and retain is not None:
+    trained = len(checkpoints.run.parts) == len(methods.stages(run.method))
+    if run.data.synthetic and retain is not None and not trained:
         retain = synthetic.with_synthetic(
             model, retain, sets.forget, run.data.synthetic, run.evaluation.batch_size, run.seed, accelerator
         )
@@ -159,14 +171,15 @@ def _task(model: Any, run: Recipe, measuring: Measuring, before: Measurement, cr
 
 
 def _train(
-    model: Any, run: Recipe, task: records.Task, goal: stopping.Goal, measuring: Measuring, folder: Path
+    model: Any, run: Recipe, task: records.Task, goal: stopping.Goal, checkpoints: Checkpoints, folder: Path
 ) -> stages.Trained:
     """Run the method's stages, with a progress bar."""
-    accelerator = measuring.accelerator
-    assert accelerator is not None
-    plan = methods.stages(run.method)
+    plan, accelerator = methods.stages(run.method), checkpoints.accelerator
     with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
-        context = RunContext(task, run.training, run.stop, goal, accelerator, run.seed, progress.update)
+        if epochs := checkpoints.epochs:
+            progress.skip(epochs)
+            log.info("continuing after epoch %d", epochs)
+        context = RunContext(task, run.training, run.stop, goal, accelerator, checkpoints, run.seed, progress.update)
         return stages.run(model, plan, context, folder)
 
 

@@ -102,6 +102,8 @@ class Training:
         sequences_per_step: selected sequences in one optimizer step; null takes all.
         optimizer: adamw (betas 0.9 and 0.98, no weight decay) or sgd.
         gradient_checkpointing: recompute activations in the backward pass. It needs less memory and a third more time.
+        checkpoint_minutes: write a checkpoint, from which --resume continues, after the first step that is this many
+            minutes after the last one; 0 after every step. null after every epoch.
     """
 
     learning_rate: float | Literal["auto"] = 3e-4
@@ -111,6 +113,7 @@ class Training:
     sequences_per_step: int | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     gradient_checkpointing: bool = False
+    checkpoint_minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -202,11 +205,13 @@ class Permissions:
         overwrite: replace earlier results in the output folder.
         force: accept an adapter that was made for another base.
         trust_remote_code: run Python code that comes with the model.
+        resume: continue an interrupted run from its checkpoint.
     """
 
     overwrite: bool = False
     force: bool = False
     trust_remote_code: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
+    def skip(self, epochs: int) -> None:
+        """Count epochs that were trained before this process."""
+        self.bar.n = self.bar.initial = epochs
+        self.bar.refresh()
+
     def update(self, record: dict[str, Any]) -> None:
         """Show the record of an epoch and log its numbers to the tracker."""
         if record["epoch"]:

@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from adapter_unlearn.recipe import Stop, Training
+from adapter_unlearn.unlearning.checkpoint import Checkpoints
 from adapter_unlearn.unlearning.records import Task
 from adapter_unlearn.unlearning.stopping import Goal
 
@@ -23,6 +24,7 @@ class RunContext:
         stop: the perplexity budget, the patience, and whether to stop early; its other levels are in `goal`.
         goal: the stop rules of the last stage, as numbers; see stopping.resolve.
         accelerator: this process among the others; all get the same adapter.
+        checkpoints: of the run.
         seed: of every draw.
         on_epoch: called with each new record of the log.
     """
@@ -32,5 +34,6 @@ class RunContext:
     stop: Stop
     goal: Goal
     accelerator: Accelerator
+    checkpoints: Checkpoints
     seed: int = 0
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None

@@ -8,6 +8,7 @@ of a few steps does only a small part of the damage of a run.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -141,8 +142,13 @@ def trials(
             selections = loop.select(parts, task, scored, generator)
             if selections and not any(len(rows) for _, rows in selections):
                 break
-            _, norm, steps = loop.take(model, optimizer, parts, selections, context, generator, STEPS - taken)
-            taken += steps
+            model.train()
+            steps = loop.step_batches(parts, selections, context, generator)
+            for batches in itertools.islice(steps, STEPS - taken):
+                _, norm = take_step(model, optimizer, batches, training.batch_size, accelerator)
+                taken += 1
+                if not math.isfinite(norm):
+                    break
             if taken < STEPS and selections:
                 with models.scaled(model, adapter, stage.scale):
                     scored = records.scores(model, task, training.batch_size, accelerator)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from adapter_unlearn import models, scoring
+from adapter_unlearn import models, scoring, signals
 from adapter_unlearn.recipe import Training
 from adapter_unlearn.unlearning import records, stopping, targets
 from adapter_unlearn.unlearning.context import RunContext
 from adapter_unlearn.unlearning.plan import Stage
 from adapter_unlearn.unlearning.records import Outcome, Task
 from adapter_unlearn.unlearning.reference import Reference
+from adapter_unlearn.unlearning.run_state import Position
 from adapter_unlearn.unlearning.selection import Known
 from adapter_unlearn.unlearning.step import Part, restore, snapshot, take_step, trainable
 
@@ -68,40 +69,24 @@ def select(parts: list[Part], task: Task, scored: pd.DataFrame, generator: np.ra
     return [(part, part.term.select(known)) for part in parts if part.term.rows == "forget"]
 
 
-def take(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    parts: list[Part],
-    selected: Selected,
-    context: RunContext,
-    generator: np.random.Generator,
-    max_steps: int | None = None,
-) -> tuple[dict[str, float], float, int]:
-    """Pass once over the epoch's selection, in at most `max_steps` steps.
-
-    Returns:
-        The last step's losses, its gradient norm, and the number of steps. It stops at a norm that is not finite.
-    """
-    model.train()
+def step_batches(
+    parts: list[Part], selected: Selected, context: RunContext, generator: np.random.Generator
+) -> Iterator[list[tuple[Part, list[int]]]]:
+    """The terms and rows of each optimizer step of one pass over the epoch's selection."""
     training = context.training
     largest = max((len(rows) for _, rows in selected), default=0)
     steps = math.ceil(largest / (training.sequences_per_step or max(largest, 1))) or 1
     shares = [(part, np.array_split(generator.permutation(rows), steps)) for part, rows in selected]
     unscored = pd.DataFrame(index=range(len(context.task.retain or [])))
-    losses: dict[str, float] = {}
-    norm, taken = 0.0, 0
-    for step in range(steps if max_steps is None else min(max_steps, steps)):
+    for step in range(steps):
         batches = [(part, split[step].tolist()) for part, split in shares]
         for part in parts:
             if part.term.rows == "retain":
                 batches.append((part, part.term.select(Known(generator, unscored, unscored)).tolist()))
-        losses, norm = take_step(model, optimizer, batches, training.batch_size, context.accelerator)
-        taken += 1
-        if not math.isfinite(norm):
-            break
-    return losses, norm, taken
+        yield batches
 
 
+@signals.deferred()
 def train(
     model: torch.nn.Module, stage: Stage, context: RunContext, adapter: str = "default", start: Outcome | None = None
 ) -> Outcome:
@@ -111,23 +96,25 @@ def train(
         model: with the adapter to train active.
         stage: the terms of the loss, and the adapter's scale whenever it is measured.
         context: of the run. Its goal and `stop.early` are this stage's: with `early` training stops as soon as the goal
-            holds, otherwise all epochs are trained and the best of those in which it holds is kept.
+            holds, otherwise all epochs are trained and the best of those in which it holds is kept. Its checkpoint, if
+            it was written in this stage, is continued.
         adapter: name of the adapter that is trained.
         start: the outcome of the stage before, whose epochs are counted on; None starts from the base.
 
     Returns:
         The outcome, with the log of the stages before. Where the goal is not reached, the best epoch within the budget
         is kept; see stopping.merit.
+
+    Raises:
+        Interrupted: the process was asked to end; a checkpoint is written.
     """
-    task, training, stop, goal = context.task, context.training, context.stop, context.goal
-    budget = stop.max_perplexity_increase
+    task, training, goal = context.task, context.training, context.goal
+    budget = context.stop.max_perplexity_increase
     before = start or records.base_outcome(task)
     outcome = replace(before, log=list(before.log), goal_reached=False)
-    base, current, scored = outcome.log[0], outcome.log[outcome.kept_epoch], outcome.scored
     if start is None:
-        context.on_epoch(base)
-    best = ((True, *stopping.merit(current)), snapshot(model))
-    if stopping.reached(goal, current):
+        context.on_epoch(outcome.log[0])
+    if stopping.reached(goal, outcome.log[outcome.kept_epoch]):
         outcome.goal_reached = True
         outcome.stopped_because = "The stop rule held before training; nothing was changed."
         return outcome
@@ -135,31 +122,49 @@ def train(
     assert learning_rate != "auto", "stages.run replaces it"
     generator = np.random.default_rng(context.seed)
     optimizer = OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
-    parts = prepare(model, stage, context, adapter, scored)
-    over, first = 0, outcome.log[-1]["epoch"] + 1  # over: epochs in a row past the budget
-    for epoch in range(first, first + training.max_epochs):
+    parts = prepare(model, stage, context, adapter, outcome.scored)
+    first = outcome.log[-1]["epoch"] + 1
+    position = context.checkpoints.restore_stage(model, optimizer, parts) or Position(
+        outcome=outcome,
+        scored=outcome.scored,
+        draws=dict(generator.bit_generator.state),
+        best_merit=(True, *stopping.merit(outcome.log[outcome.kept_epoch])),
+        best=snapshot(model),
+        epoch=first,
+    )
+    outcome, base = position.outcome, position.outcome.log[0]
+    generator.bit_generator.state = position.draws
+    for epoch in range(position.epoch, first + training.max_epochs):
         started = time.monotonic()
         # --- select and step ---
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * decay(epoch - first, training)
-        selections = select(parts, task, scored, generator)
+        selections = select(parts, task, position.scored, generator)
         selected = sum(len(rows) for _, rows in selections)
         if selections and not selected:
             outcome.stopped_because = f"After epoch {epoch - 1} no sequence was left to select."
             break
-        losses, norm, _ = take(model, optimizer, parts, selections, context, generator)
+        model.train()
+        for step, batches in enumerate(step_batches(parts, selections, context, generator)):
+            if step < position.steps:  # taken before the checkpoint
+                continue
+            losses, norm = take_step(model, optimizer, batches, training.batch_size, context.accelerator)
+            position.losses, position.norm, position.steps = losses, norm, step + 1
+            if not math.isfinite(norm):
+                break
+            context.checkpoints.after_step(model, optimizer, parts, position)
         outcome.sequences_ascended += selected
         # --- score ---
         with models.scaled(model, adapter, stage.scale):
             scored = records.scores(model, task, training.batch_size, context.accelerator)
-            finite = [norm, *losses.values(), *scored["loss"][task.before["loss"].notna()]]
+            finite = [position.norm, *position.losses.values(), *scored["loss"][task.before["loss"].notna()]]
             if not all(map(math.isfinite, finite)):
                 outcome.stopped_because = f"Loss or weights were not finite in epoch {epoch}; lower the learning rate."
                 break
             perplexity = records.validation_perplexity(model, task, training.batch_size, context.accelerator)
         for part in parts:
             part.state.after_epoch(scored)
-        rest = {"stage": stage.name, "n_selected": selected, "loss": losses, "gradient_norm": norm}
+        rest = {"stage": stage.name, "n_selected": selected, "loss": position.losses, "gradient_norm": position.norm}
         record = records.record_of(epoch, scored, task, perplexity, started, **rest)
         if stopping.only_extraction_likelihood_is_open(goal, record):
             with models.scaled(model, adapter, stage.scale):
@@ -169,24 +174,27 @@ def train(
         outcome.log.append(record)
         context.on_epoch(record)
         # --- stop, or keep the best epoch within the budget ---
-        over = 0 if stopping.within(budget, record, base) else over + 1
-        if over >= stop.patience:
+        within = stopping.within(budget, record, base)
+        position.over = 0 if within else position.over + 1
+        if position.over >= context.stop.patience:
             outcome.stopped_because = f"In epoch {epoch} {stopping.excess(budget, record, base)}."
             break
-        if over:
-            continue
         holds = stopping.reached(goal, record)
-        if holds and stop.early:
+        if within and holds and context.stop.early:
             outcome.goal_reached, outcome.kept_epoch, outcome.scored = True, epoch, scored
             outcome.stopped_because = f"The stop rule held in epoch {epoch}."
             return outcome
-        if (not holds, *stopping.merit(record)) < best[0]:
-            best = ((not holds, *stopping.merit(record)), snapshot(model))
+        if within and (not holds, *stopping.merit(record)) < position.best_merit:
+            position.best_merit, position.best = (not holds, *stopping.merit(record)), snapshot(model)
             outcome.kept_epoch, outcome.scored, outcome.goal_reached = epoch, scored, holds
+        # --- checkpoint ---
+        position.epoch, position.steps, position.scored = epoch + 1, 0, scored
+        position.draws = dict(generator.bit_generator.state)
+        context.checkpoints.after_step(model, optimizer, parts, position)
     else:
         end = ", all were to be trained" if outcome.goal_reached else " before the stop rule held"
         outcome.stopped_because = f"{training.max_epochs} epochs passed{end}."
-    restore(model, best[1])
+    restore(model, position.best)
     outcome.stopped_because += f" The adapter of epoch {outcome.kept_epoch} was kept: {stopping.ORDER}."
     return outcome
 

@@ -47,6 +47,8 @@ class Reference:
         self.log_p = log_p
         self.free = limit
         self.cache: dict[int, torch.Tensor] = {}
+        self.batches: list[list[int]] = []
+        """The rows of each forward whose hidden states were cached; their last bits depend on the batch."""
 
     def hidden_states(self, model: torch.nn.Module, sequences: Dataset, rows: Sequence[int]) -> torch.Tensor:
         """The features (see scoring.hidden_states) of some rows of the set.
@@ -65,11 +67,19 @@ class Reference:
             with as_reference(model, self.frozen):
                 features, _, _ = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
             states |= zip(missing, features.cpu().split(scoring.predicted_tokens(chosen)))
+        cached = len(self.cache)
         for row in missing:
             if states[row].nbytes <= self.free:
                 self.cache[row] = states[row].clone()  # a view would keep the whole batch
                 self.free -= states[row].nbytes
+        if len(self.cache) > cached:
+            self.batches.append(missing)
         return torch.cat([states[row] for row in rows])
+
+    def compute(self, model: torch.nn.Module, sequences: Dataset, batches: Sequence[Sequence[int]]) -> None:
+        """Fill the cache as the forwards of these batches did."""
+        for rows in batches:
+            self.hidden_states(model, sequences, rows)
 
     def logits(self, model: torch.nn.Module, states: torch.Tensor, head: scoring.Head) -> torch.Tensor:
         """The reference model's logits, shape (n, vocabulary), from its hidden states, shape (n, hidden).

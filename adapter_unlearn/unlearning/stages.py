@@ -46,41 +46,54 @@ def run(model: Any, plan: Stages, context: RunContext, folder: Path) -> Trained:
     Args:
         model: with a fresh adapter named `default` on it, active; see models.attach.
         plan: from methods.stages.
-        context: of the run. Its goal and `stop.early` are those of the last stage; the stages before end early.
+        context: of the run. Its goal and `stop.early` are those of the last stage; the stages before end early. Its
+            checkpoint, if it has one, is continued.
         folder: an empty folder for the adapters.
     """
-    budget = context.stop.max_perplexity_increase
-    outcome: Outcome | None = None
-    parts: list[dict[str, Any]] = []
-    scales: list[dict[str, Any]] = []
-    rates: list[dict[str, Any]] = []
-    for i, stage in enumerate(plan):
-        name = "default" if i == 0 else f"stage_{i}"
-        if i > 0:
+    budget, checkpoints = context.stop.max_perplexity_increase, context.checkpoints
+    state = checkpoints.run
+    for i in range(1, state.adapters):
+        models.attach_next(model, _name(i))
+    checkpoints.restore_adapters(model)
+    for i, part in enumerate(state.parts):
+        models.set_scale(model, _name(i), part["scale"])
+    for i, stage in enumerate(plan[len(state.parts) :], start=len(state.parts)):
+        name = _name(i)
+        if i == state.adapters:
             models.attach_next(model, name)
+            state.adapters += 1
         goal = context.goal if stage.mean_below is None else Goal(mean_below=stage.mean_below)
         early = context.stop.early or i < len(plan) - 1
         own = replace(context, goal=goal, stop=replace(context.stop, early=early))
-        current = outcome or records.base_outcome(context.task)
-        rate: float | Literal["auto"] | None = stage.learning_rate or context.training.learning_rate
-        searched = rate == "auto" and not stopping.reached(goal, current.log[current.kept_epoch])
-        if searched:
-            measure = learning_rate_search.trials(model, stage, own, name, outcome)
-            rate, rows = learning_rate_search.search(measure, current.log[0], budget, stage.ranks_rates)
-            rates += [{"stage": stage.name} | row for row in rows]
-            stage = replace(stage, learning_rate=rate)
+        current = state.outcome or records.base_outcome(context.task)
+        rate: float | Literal["auto"] | None = state.rate or stage.learning_rate or context.training.learning_rate
+        if rate == "auto" and not stopping.reached(goal, current.log[current.kept_epoch]):
+            measure = learning_rate_search.trials(model, stage, own, name, state.outcome)
+            state.rate, rows = learning_rate_search.search(measure, current.log[0], budget, stage.ranks_rates)
+            rate = state.rate
+            state.rates += [{"stage": stage.name} | row for row in rows]
             log.info(learning_rate_search.describe(rate, rows))
-        outcome = loop.train(model, stage, own, name, outcome)
+            checkpoints.write(model)
+        if state.rate:
+            stage = replace(stage, learning_rate=state.rate)
+        outcome = loop.train(model, stage, own, name, state.outcome)
         scale = stage.scale
         if stage.search_scale:
-            scale, scales = _search_scale(model, name, own, outcome)
-        parts.append({
+            scale, state.scales = _search_scale(model, name, own, outcome)
+        state.parts.append({
             "stage": stage.name, "adapter": name, "scale": scale, "learning_rate": None if rate == "auto" else rate,
-            "learning_rate_searched": searched, "ended": outcome.stopped_because,
+            "learning_rate_searched": state.rate is not None, "ended": outcome.stopped_because,
         })  # fmt: skip
         models.set_scale(model, name, scale)  # the next stage starts from the model that this one leaves
-    assert outcome is not None
-    return Trained(_sum(model, parts, folder), outcome, parts, scales, rates)
+        state.outcome, state.rate, state.position = outcome, None, None
+        checkpoints.write(model)
+    assert state.outcome is not None
+    return Trained(_sum(model, state.parts, folder), state.outcome, state.parts, state.scales, state.rates)
+
+
+def _name(stage: int) -> str:
+    """The name on the model of a stage's adapter."""
+    return "default" if stage == 0 else f"stage_{stage}"
 
 
 def _search_scale(

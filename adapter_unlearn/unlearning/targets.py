@@ -5,7 +5,7 @@ Within a sequence they are assigned by order, so that the sequence changes as li
 offsets, one pair per sequence, are adapted after every epoch.
 
 The training loop only knows the interface, `LossState`: `prepare` makes the state before a stage, `for_rows` gives
-what the loss takes in a step, and `after_epoch` adapts it.
+what the loss takes in a step, `after_epoch` adapts it, and `arrays` and `load` keep it in a checkpoint.
 """
 
 from __future__ import annotations
@@ -64,6 +64,13 @@ class LossState:
     def after_epoch(self, scores: pd.DataFrame) -> None:
         """Adapt the state to the forget set's scores after an epoch."""
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a checkpoint keeps: everything that `prepare` can't compute again."""
+        return {}
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        """Continue from what `arrays` returned."""
+
 
 class Duals(NamedTuple):
     """Per forget sequence, for its log-probabilities and for its margins; both arrays have shape (rows, 2).
@@ -104,6 +111,14 @@ class MatchedTargets(LossState):
     def after_epoch(self, scores: pd.DataFrame) -> None:
         """One step of dual ascent; see `dual_ascent`."""
         self.duals = dual_ascent(self.duals, scores, self.values)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Offsets and weights, both of shape (rows, 2)."""
+        return self.duals._asdict()
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        """Continue with these offsets and weights."""
+        self.duals = Duals(**arrays)
 
 
 def prepare(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import scoring_helpers
-from helpers import TRIAL_STEPS, draw_no_pictures, launch, random_rows, tiny_run, write_rows
+from helpers import TRIAL_STEPS, draw_no_figures, launch, random_rows, tiny_run, write_rows
 from safetensors.torch import load_file
 
 from adapter_unlearn import recipe, unlearn
@@ -59,7 +59,7 @@ def trained(model, tmp_path_factory):
 
     def train(case, batch_size: int = 8) -> Path:
         with pytest.MonkeyPatch.context() as patch:
-            draw_no_pictures(patch)
+            draw_no_figures(patch)
             patch.setattr(learning_rate_search, "STEPS", TRIAL_STEPS)
             return unlearn(case(model, tmp_path_factory.mktemp(case.__name__), "run", batch_size=batch_size))
 

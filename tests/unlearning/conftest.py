@@ -12,6 +12,7 @@ from adapter_unlearn import load_base, models, score, scoring
 from adapter_unlearn.evaluation.criteria import PAPER, Criteria
 from adapter_unlearn.recipe import Adapter, Stop
 from adapter_unlearn.unlearning import methods, records, stopping
+from adapter_unlearn.unlearning.checkpoint import Checkpoints
 from adapter_unlearn.unlearning.context import RunContext
 from adapter_unlearn.unlearning.plan import Term
 from adapter_unlearn.unlearning.selection import at_least
@@ -48,7 +49,9 @@ def context():
 
     def build(task, training, goal=None, budget=None, seed=0, on_epoch=lambda record: None, **stop):
         stop = Stop(max_perplexity_increase=budget, **stop)
-        return RunContext(task, training, stop, goal or stopping.Goal(), Accelerator(), seed, on_epoch)
+        accelerator = Accelerator()
+        checkpoints = Checkpoints(accelerator)
+        return RunContext(task, training, stop, goal or stopping.Goal(), accelerator, checkpoints, seed, on_epoch)
 
     return build
 

@@ -1,0 +1,121 @@
+"""Continue an interrupted run: find its checkpoint, and refuse one that was made from something else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adapter_unlearn import recipe
+from adapter_unlearn.errors import OutputError, RunError
+from adapter_unlearn.pipeline import common, experiments
+from adapter_unlearn.recipe import Permissions, Recipe
+from adapter_unlearn.runs import checkpoint_file
+from adapter_unlearn.unlearning.checkpoint import Checkpoints
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from adapter_unlearn.evaluation.forms import Measurement
+    from adapter_unlearn.runs.checkpoint_file import Saved
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the checkpoint's content."""
+
+FREE = (
+    "training.batch_size", "training.gradient_checkpointing", "training.checkpoint_minutes", "evaluation.forms",
+    "evaluation.metrics", "evaluation.batch_size",
+)  # fmt: skip
+"""Recipe keys that may change when a run is continued: they decide memory, speed and what is measured."""
+
+
+def check(run: Recipe, permissions: Permissions) -> Saved | None:
+    """The checkpoint that the run continues from, or None.
+
+    Raises:
+        OutputError: there is a checkpoint, and neither `resume` nor `overwrite` says what to do with it.
+        RunError: it can't be read, or is that of another recipe.
+    """
+    path = checkpoint_file.path_of(run.output_dir)
+    if not path.exists():
+        if permissions.resume:
+            log.info("%s does not exist; the run starts from the beginning", path)
+        return None
+    if not permissions.resume:
+        if permissions.overwrite:
+            return None
+        raise OutputError(
+            f"{path}: is the checkpoint of an interrupted run; add --resume to continue it, or --overwrite to start"
+            " again"
+        )
+    saved = checkpoint_file.read(path)
+    identity = saved.values.get("identity")
+    if not isinstance(identity, dict) or identity.get("version") != VERSION:
+        raise RunError(f"{path}: was written by another version of this package; start again with --overwrite")
+    changed = [key for key in experiments.differing(recipe.from_mapping(identity["recipe"]), run) if key not in FREE]
+    if changed:
+        raise RunError(
+            f"{path}: is that of another recipe ({', '.join(changed)} differs); give the same recipe, or start again"
+            " with --overwrite"
+        )
+    return saved
+
+
+def checkpoints(
+    run: Recipe, saved: Saved | None, base: dict[str, Any], before: Measurement, accelerator: Accelerator
+) -> Checkpoints:
+    """The run's checkpoints.
+
+    Args:
+        run: resolved.
+        saved: from `check`.
+        base: from manifest.base_identity.
+        before: the sets' scores under the base, by which changed texts are noticed.
+        accelerator: of the run.
+
+    Raises:
+        RunError: the checkpoint was made from another base or other texts.
+    """
+    path = checkpoint_file.path_of(run.output_dir)
+    identity = {
+        "version": VERSION,
+        "recipe": recipe.as_dict(run),
+        "model": base["fingerprint"],
+        "data.forget": before.forget["loss"].tolist(),
+        **{f"data.{name}": [value] for name, value in before.perplexities.items()},
+    }
+    known = {} if saved is None else saved.values["identity"]
+    for key in identity.keys() & known.keys() - {"version", "recipe"}:
+        if not _equal(known[key], identity[key]):
+            raise RunError(f"{path}: the content of {key} has changed; start again with --overwrite")
+    return Checkpoints(accelerator, path, run.training.checkpoint_minutes, identity, saved)
+
+
+def _equal(known: Any, value: Any) -> bool:
+    """Whether two values are equal, numbers to 1 %: their last digits depend on the batch size."""
+    if not isinstance(value, list):
+        return bool(known == value)
+    return len(known) == len(value) and np.allclose(known, value, rtol=1e-2, equal_nan=True)
+
+
+@contextmanager
+def kept(run: Recipe, accelerator: Accelerator) -> Iterator[None]:
+    """Hold the lock of the run's output folder inside the block, and remove the checkpoint at its end.
+
+    After an error the checkpoint is kept, and the error says where it is.
+    """
+    path = checkpoint_file.path_of(run.output_dir)
+    with common.locked(accelerator, run.output_dir):
+        try:
+            yield
+        except BaseException as error:
+            if path.is_file():
+                error.add_note(f"the training so far is in {path}; the same command with --resume continues it")
+            raise
+        if accelerator.is_main_process:
+            checkpoint_file.remove(path)
