@@ -131,7 +131,7 @@ def tiny_run(model, folder: Path, name: str, method: dict, **training) -> dict:
     }
 
 
-def draw_no_pictures(monkeypatch) -> None:
+def draw_no_figures(monkeypatch) -> None:
     """The folders of runs hold no figures."""
     monkeypatch.setattr(figures, "pictures", lambda results: [])
 

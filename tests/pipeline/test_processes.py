@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import scoring_helpers
-from helpers import TRIAL_STEPS, draw_no_pictures, launch, random_rows, tiny_run, write_rows
+from helpers import TRIAL_STEPS, draw_no_figures, launch, random_rows, tiny_run, write_rows
 from safetensors.torch import load_file
 
 from adapter_unlearn import recipe, unlearn
@@ -59,7 +59,7 @@ def trained(model, tmp_path_factory):
 
     def train(case, batch_size: int = 8) -> Path:
         with pytest.MonkeyPatch.context() as patch:
-            draw_no_pictures(patch)
+            draw_no_figures(patch)
             patch.setattr(learning_rate_search, "STEPS", TRIAL_STEPS)
             return unlearn(case(model, tmp_path_factory.mktemp(case.__name__), "run", batch_size=batch_size))
 
@@ -149,7 +149,7 @@ def test_two_processes_write_the_same_scores(model, two):
         assert json.loads((folder / process).read_text()) == [2, len(frame), means]
     written = pd.read_parquet(folder / "scores" / "sequences.parquet")
     pd.testing.assert_frame_equal(written, frame, rtol=1e-5, atol=1e-6)
-    assert [path.name for path in (folder / "scores").iterdir()] == ["sequences.parquet"]
+    assert {path.name for path in (folder / "scores").iterdir()} == {"scores.json", "sequences.parquet"}
     assert not list(folder.glob("*full*")), "what failed left nothing"
 
 

@@ -52,7 +52,7 @@ def main(folder: Path, model: str) -> None:
     score(folder, model)
     *recipes, last = sorted(folder.glob("*.yaml"))
     with pytest.MonkeyPatch.context() as patch:
-        helpers.draw_no_pictures(patch)
+        helpers.draw_no_figures(patch)
         patch.setattr(learning_rate_search, "STEPS", helpers.TRIAL_STEPS)
         stop_and_resume(recipes[0])
         for file in recipes[1:]:

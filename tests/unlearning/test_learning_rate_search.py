@@ -359,7 +359,7 @@ def lines(folder, name):
 UNDIAL = {"name": "undial", "retain_loss": "kl", "retain_weight": 2.0, "retain_sequences": 2}
 
 
-@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.usefixtures("without_figures")
 def test_the_run_folder_says_which_rate_was_taken_and_how(settings, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     with caplog.at_level("INFO", logger="adapter_unlearn"):

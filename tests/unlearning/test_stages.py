@@ -139,7 +139,7 @@ def test_bad_parameters(method, named):
         methods.resolve(method)
 
 
-@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.usefixtures("without_figures")
 def test_negate_search_ships_the_best_scale_with_its_curve(problem, run, memorizers, write_rows, tmp_path):
     """The memorizing adapter of a TA run, scaled again by search: the figures are those of the files."""
     model, task = problem("nf4")
