@@ -30,12 +30,12 @@ def memorizers(tmp_path_factory):
 
 
 @pytest.fixture
-def without_pictures(monkeypatch):
-    """Runs draw no figures, for tests that look at none: drawing takes as long as training a tiny model."""
-    helpers.draw_no_pictures(monkeypatch)
-
-
-@pytest.fixture
 def write_rows(tmp_path):
     """Write rows of token ids as a JSONL file in the test's folder; returns its path."""
     return functools.partial(helpers.write_rows, tmp_path)
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Reports without figures, which take most of the time that a run on a tiny model needs."""
+    helpers.draw_no_figures(monkeypatch)

@@ -21,7 +21,7 @@ from adapter_unlearn.runs import checkpoint_file, lock, run_folder
 from adapter_unlearn.runs.checkpoint_file import Saved
 from adapter_unlearn.unlearning import loop
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 RESUME = Permissions(resume=True)
 
