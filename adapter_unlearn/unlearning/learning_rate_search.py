@@ -24,6 +24,7 @@ from adapter_unlearn.unlearning import loop, records, stopping
 from adapter_unlearn.unlearning.context import RunContext
 from adapter_unlearn.unlearning.plan import Stage
 from adapter_unlearn.unlearning.records import Outcome
+from adapter_unlearn.unlearning.step import losses as step_losses
 from adapter_unlearn.unlearning.step import restore, snapshot, take_step, trainable
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -152,11 +153,8 @@ def trials(
             if taken < STEPS and selections:
                 with models.scaled(model, adapter, stage.scale):
                     scored = records.scores(model, task, training.batch_size, accelerator)
-        model.train()  # in evaluation mode nothing is checkpointed, and the next step would need more memory
-        zero_step = torch.optim.SGD(trainable(model), 0.0)  # computes the losses over all processes
-        for layer in _dropouts(model):
-            layer.p = 0.0
-        losses, _ = take_step(model, zero_step, drawn, training.batch_size, accelerator)
+        with models.evaluating(model):  # without dropout
+            losses = step_losses(model, drawn, training.batch_size, accelerator)
         with models.scaled(model, adapter, stage.scale):
             perplexity = records.validation_perplexity(model, task, training.batch_size, accelerator)
         objective = sum(part.term.coefficient * losses[part.term.name] for part, _ in drawn)
@@ -171,15 +169,10 @@ def _some(rows: np.ndarray, generator: np.random.Generator) -> list[int]:
     return np.sort(generator.choice(rows, min(len(rows), ROWS), replace=False)).tolist()
 
 
-def _dropouts(model: torch.nn.Module) -> list[torch.nn.Dropout]:
-    return [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
-
-
 @contextmanager
 def _undone(model: torch.nn.Module) -> Iterator[None]:
-    """On exit, restore the adapter, its gradients, every module's mode, dropout and torch's random state."""
+    """On exit, restore the adapter, its gradients, every module's mode and torch's random state."""
     modes, before = [(module, module.training) for module in model.modules()], snapshot(model)
-    shares = [(layer, layer.p) for layer in _dropouts(model)]
     devices = {parameter.device for parameter in trainable(model) if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices):
         try:
@@ -190,5 +183,3 @@ def _undone(model: torch.nn.Module) -> Iterator[None]:
                 parameter.grad = None
             for module, mode in modes:
                 module.training = mode
-            for layer, share in shares:
-                layer.p = share

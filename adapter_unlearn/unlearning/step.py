@@ -81,6 +81,32 @@ def take_step(
         one of them is not finite, the parameters are left as they were.
     """
     optimizer.zero_grad()
+    sums, most = _sums(model, batches, batch_size, accelerator)
+    gradients, sums = _add_up(trainable(model), sums, most, accelerator)
+    norm = float(gradients.norm())
+    if all(map(math.isfinite, [norm, *sums])):
+        optimizer.step()
+    return {part.term.name: value for (part, _), value in zip(batches, sums)}, norm
+
+
+def losses(
+    model: torch.nn.Module, batches: Sequence[tuple[Part, Sequence[int]]], batch_size: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """Each term's loss by its name, as take_step returns it, from forward passes alone; arguments as for take_step."""
+    with torch.no_grad():
+        sums, _ = _sums(model, batches, batch_size, accelerator)
+    total = torch.tensor(sums, dtype=torch.float32, device=accelerator.device)
+    values = accelerator.reduce(total, reduction="sum") if accelerator.num_processes > 1 else total
+    return {part.term.name: value for (part, _), value in zip(batches, values.tolist())}
+
+
+def _sums(
+    model: torch.nn.Module, batches: Sequence[tuple[Part, Sequence[int]]], batch_size: int, accelerator: Accelerator
+) -> tuple[list[float], int]:
+    """This process's share of each term's loss, and what its gradients are still to be divided by.
+
+    The gradients are added to the trainable parameters, unless gradients are disabled.
+    """
     lengths = [scoring.predicted_tokens(part.sequences.select(rows)) for part, rows in batches]
     most = max(1, *map(sum, lengths))  # divided by in float32, after the backward pass: before, float16 would underflow
     sums = []
@@ -91,15 +117,13 @@ def take_step(
         for batch in scoring.batches(part.sequences, share, scoring.rows_per_forward(model, batch_size)):
             total += backward(model, part, batch, part.term.coefficient * most / count)
         sums.append(total / count)
-    gradients, sums = _add_up(trainable(model), sums, most, accelerator)
-    norm = float(gradients.norm())
-    if all(map(math.isfinite, [norm, *sums])):
-        optimizer.step()
-    return {part.term.name: value for (part, _), value in zip(batches, sums)}, norm
+    return sums, most
 
 
 def backward(model: torch.nn.Module, part: Part, rows: Sequence[int], weight: float) -> float:
     """Add the gradient of weight x (sum of the term's losses) to the trainable parameters; return the sum.
+
+    With gradients disabled it only returns the sum.
 
     The output layer and the loss run forward and backward on one chunk of tokens at a time, then the transformer runs
     backward once. For a loss over sequences, and for one with matched targets, the output layer runs once more before:
@@ -135,13 +159,15 @@ def backward(model: torch.nn.Module, part: Part, rows: Sequence[int], weight: fl
             others += [values[chunk].to(logits.device) for values in inputs]
             value = function(logits, labels[chunk], *others).sum()
             total += float(value.detach())
-        (weight * value).backward()
-        gradients.append(leaf.grad)
+        if torch.is_grad_enabled():
+            (weight * value).backward()
+            gradients.append(leaf.grad)
     if gradients and features.requires_grad:  # not where only the output layer has an adapter
         features.backward(torch.cat([gradient for gradient in gradients if gradient is not None]))
     return total
 
 
+@torch.enable_grad()  # of the weights, also where no gradient of the parameters is wanted
 def _slopes(
     function: Callable[..., torch.Tensor], token_nll: torch.Tensor, lengths: list[int], others: list[np.ndarray]
 ) -> tuple[float, torch.Tensor]:

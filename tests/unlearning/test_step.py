@@ -17,7 +17,7 @@ from adapter_unlearn.scoring import forward
 from adapter_unlearn.unlearning.loss_table import LOSSES
 from adapter_unlearn.unlearning.losses import function_of, values_of
 from adapter_unlearn.unlearning.reference import Reference
-from adapter_unlearn.unlearning.step import Part, backward, take_step, trainable
+from adapter_unlearn.unlearning.step import Part, backward, losses, take_step, trainable
 from adapter_unlearn.unlearning.targets import LossState
 
 # --- cross-entropy ---
@@ -213,8 +213,10 @@ def test_a_step_follows_the_gradient_of_the_definition(
     models.train_through(model, checkpointing)
     optimizer = torch.optim.SGD(trainable(model), 0.0)
     part = Part(term(name, **options), as_sequences(rows), reference, state_of(name, state))
-    losses, norm = take_step(model.train(), optimizer, [(part, range(5))], 2, Accelerator())
-    assert losses["forget"] == pytest.approx(float(value.detach()), rel=1e-3)
+    taken, norm = take_step(model.train(), optimizer, [(part, range(5))], 2, Accelerator())
+    assert taken["forget"] == pytest.approx(float(value.detach()), rel=1e-3)
+    forward_only = losses(model.eval(), [(part, range(5))], 2, Accelerator())
+    assert forward_only == pytest.approx(taken, rel=1e-5)
     assert norm == pytest.approx(math.sqrt(sum(float((g**2).sum()) for g in expected)), rel=1e-3)
     for parameter, gradient in zip(trainable(model), expected):
         assert float(gradient.norm()) > 0
