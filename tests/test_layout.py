@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "adapter_unlearn"
 LAYERS = (
     "cli", "pipeline", "reporting", "audit", "unlearning", "evaluation", "scoring", "metrics", "weights", "models",
-    "runs", "data", "recipe", "assets", "version", "signals", "errors",
+    "runs", "data", "recipe", "assets", "version", "progress", "signals", "errors",
 )  # fmt: skip
 """The modules of the package, from top to bottom. A module imports from its own layer and those below it."""
 

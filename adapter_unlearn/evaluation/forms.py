@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapter_unlearn import models, scoring
+from adapter_unlearn import models, progress, scoring
 from adapter_unlearn.errors import InputError
 from adapter_unlearn.evaluation import utility
 from adapter_unlearn.evaluation.summary import BASE
@@ -115,9 +115,10 @@ def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], measurin
         def add_curve(i: int, predictions: Predictions) -> None:
             curves[i] = prefix_curve(predictions)
 
-        frames = {
-            name: _score_set(model, name, measuring, observe=add_curve if name == "forget" else None) for name in sets
-        }
+        frames = {}
+        for name in sets:
+            with progress.phase(f"measure {form}, {name} set"):
+                frames[name] = _score_set(model, name, measuring, observe=add_curve if name == "forget" else None)
         task_scores = None
         if measuring.tasks or measuring.replies is not None:  # on every process: lm-eval shares no samples here
             task_scores = utility.measure_utility(

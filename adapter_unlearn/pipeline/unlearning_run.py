@@ -187,7 +187,9 @@ def _train(
         if epochs := checkpoints.epochs:
             progress.skip(epochs)
             log.info("continuing after epoch %d", epochs)
-        context = RunContext(task, run.training, run.stop, goal, accelerator, checkpoints, run.seed, progress.update)
+        context = RunContext(
+            task, run.training, run.stop, goal, accelerator, checkpoints, run.seed, progress.start, progress.update
+        )
         return stages.run(model, plan, context, folder)
 
 

@@ -1,24 +1,21 @@
-"""Progress of a run: a bar with |S|, memorization and outliers, and the experiment tracker's log."""
+"""Progress of training: a bar with |S|, memorization and outliers, and the experiment tracker's log."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
+from adapter_unlearn import progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 class Progress:
-    """A progress bar on the first process, one step per epoch; hidden if TQDM_DISABLE is set."""
+    """A bar on the first process, one step per epoch. Its estimate counts epochs alone, no preparation."""
 
     def __init__(self, method: str, epochs: int, accelerator: Accelerator):
         self.accelerator = accelerator
-        # `disable` overrides TQDM_DISABLE, so the variable is read here
-        silent = not accelerator.is_main_process or bool(os.environ.get("TQDM_DISABLE"))
-        self.bar = tqdm(total=epochs, unit="epoch", desc=method, disable=silent)
+        self.bar = progress.bar(method, epochs, "epoch", leave=True, delay=0)
 
     def __enter__(self) -> Progress:
         return self
@@ -27,6 +24,10 @@ class Progress:
         """Count epochs that were trained before this process."""
         self.bar.n = self.bar.initial = epochs
         self.bar.refresh()
+
+    def start(self) -> None:
+        """Leave out the time since the last epoch, or since the bar was made."""
+        self.bar.unpause()
 
     def update(self, record: dict[str, Any]) -> None:
         """Show the record of an epoch and log its numbers to the tracker."""

@@ -26,7 +26,7 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from adapter_unlearn import models
+from adapter_unlearn import models, progress
 from adapter_unlearn.metrics import METRICS, Continuations, compute
 from adapter_unlearn.metrics.continuations import next_miss
 from adapter_unlearn.scoring import forward
@@ -69,10 +69,12 @@ def measure(
         shape = len(sequence["input_ids"]), sequence["prefix_tokens"], sequence["scored_from"]
         return {start for name in names if (starts := METRICS[name].starts) for start in starts(*shape)}
 
-    return {
-        i: dict.fromkeys(names, NOT_FINITE) if continued is None else compute(names, continued)
-        for i, continued in continuations(model, sequences, prefixes, batch_size, indices, cache_bytes)
-    }
+    values: dict[int, dict[str, float | str]] = {}
+    with progress.bar("generate", len(sequences) if indices is None else len(indices), "seq") as bar:
+        for i, continued in continuations(model, sequences, prefixes, batch_size, indices, cache_bytes):
+            values[i] = dict.fromkeys(names, NOT_FINITE) if continued is None else compute(names, continued)
+            bar.update()
+    return values
 
 
 def continuations(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from adapter_unlearn import progress
 from adapter_unlearn.errors import InputError, ModelError, RecipeError, word
 from adapter_unlearn.metrics import FORWARD, GENERATED, METRICS, Predictions, Sampling, columns_of, compute, resolve
 from adapter_unlearn.models import gathered, share_of
@@ -217,13 +218,15 @@ def _table(
     needs = {need for name in forward for need in METRICS[name].needs}
     share = share_of(list(range(len(sequences))), accelerator)
     rows: dict[int, dict[str, Any]] = {}
-    for batch, columns, predictions in predict_batches(model, sequences, share, batch_size, needs, sampling):
-        for i, row_id, tokens, predicted in zip(batch, columns["id"], columns["input_ids"], predictions):
-            if observe is not None:
-                observe(i, predicted)
-            sound = bool(np.isfinite(predicted.nll).all())  # the argmax of NaN logits is a token like any other
-            values = compute(forward, predicted) if sound else dict.fromkeys(forward, NOT_FINITE)
-            rows[i] = {"id": row_id, "n_tokens": len(tokens), "note": "" if sound else NOT_FINITE, **values}
+    with progress.bar("score", len(share), "seq") as bar:
+        for batch, columns, predictions in predict_batches(model, sequences, share, batch_size, needs, sampling):
+            for i, row_id, tokens, predicted in zip(batch, columns["id"], columns["input_ids"], predictions):
+                if observe is not None:
+                    observe(i, predicted)
+                sound = bool(np.isfinite(predicted.nll).all())  # the argmax of NaN logits is a token like any other
+                values = compute(forward, predicted) if sound else dict.fromkeys(forward, NOT_FINITE)
+                rows[i] = {"id": row_id, "n_tokens": len(tokens), "note": "" if sound else NOT_FINITE, **values}
+            bar.update(len(batch))
     if generated:
         for i, values in greedy.measure(model, sequences, generated, batch_size, share).items():
             rows[i] |= values

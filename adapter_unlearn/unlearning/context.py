@@ -26,6 +26,7 @@ class RunContext:
         accelerator: this process among the others; all get the same adapter.
         checkpoints: of the run.
         seed: of every draw.
+        on_start: called when the steps of a stage begin.
         on_epoch: called with each new record of the log.
     """
 
@@ -36,4 +37,5 @@ class RunContext:
     accelerator: Accelerator
     checkpoints: Checkpoints
     seed: int = 0
+    on_start: Callable[[], None] = lambda: None
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None

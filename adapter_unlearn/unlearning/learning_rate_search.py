@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapter_unlearn import models
+from adapter_unlearn import models, progress
 from adapter_unlearn.errors import RecipeError
 from adapter_unlearn.unlearning import loop, records, stopping
 from adapter_unlearn.unlearning.context import RunContext
@@ -139,20 +139,22 @@ def trials(
         scored, taken, norm = current.scored, 0, 0.0
         generator = np.random.default_rng(context.seed)
         optimizer = loop.OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
-        while learning_rate and taken < STEPS and math.isfinite(norm):
-            selections = loop.select(parts, task, scored, generator)
-            if selections and not any(len(rows) for _, rows in selections):
-                break
-            model.train()
-            steps = loop.step_batches(parts, selections, context, generator)
-            for batches in itertools.islice(steps, STEPS - taken):
-                _, norm = take_step(model, optimizer, batches, training.batch_size, accelerator)
-                taken += 1
-                if not math.isfinite(norm):
+        with progress.bar(f"try learning rate {learning_rate:g}", STEPS, "step") as bar:
+            while learning_rate and taken < STEPS and math.isfinite(norm):
+                selections = loop.select(parts, task, scored, generator)
+                if selections and not any(len(rows) for _, rows in selections):
                     break
-            if taken < STEPS and selections:
-                with models.scaled(model, adapter, stage.scale):
-                    scored = records.scores(model, task, training.batch_size, accelerator)
+                model.train()
+                steps = loop.step_batches(parts, selections, context, generator)
+                for batches in itertools.islice(steps, STEPS - taken):
+                    _, norm = take_step(model, optimizer, batches, training.batch_size, accelerator)
+                    taken += 1
+                    bar.update()
+                    if not math.isfinite(norm):
+                        break
+                if taken < STEPS and selections:
+                    with models.scaled(model, adapter, stage.scale):
+                        scored = records.scores(model, task, training.batch_size, accelerator)
         with models.evaluating(model):  # without dropout
             losses = step_losses(model, drawn, training.batch_size, accelerator)
         with models.scaled(model, adapter, stage.scale):

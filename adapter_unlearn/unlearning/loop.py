@@ -134,6 +134,7 @@ def train(
     )
     outcome, base = position.outcome, position.outcome.log[0]
     generator.bit_generator.state = position.draws
+    context.on_start()
     for epoch in range(position.epoch, first + training.max_epochs):
         started = time.monotonic()
         # --- select and step ---

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from datasets import Dataset, concatenate_datasets
 from transformers import GenerationConfig
 
-from adapter_unlearn import models, scoring
+from adapter_unlearn import models, progress, scoring
 from adapter_unlearn.data import bos_tokens, overlaps
 
 PIECE, SHARED = 12, 10
@@ -63,7 +63,13 @@ def _generate(model: Any, retain: Dataset, number: int, batch_size: int, seed: i
     tasks.sort(key=lambda task: (len(task[0]), task[1]))  # openings of one length need no padding
     rows: list[list[int]] = []
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices), torch.no_grad(), models.evaluating(model), models.generator(model) as generate:
+    with (
+        torch.random.fork_rng(devices),
+        torch.no_grad(),
+        models.evaluating(model),
+        models.generator(model) as generate,
+        progress.bar("generate synthetic texts", number, "text") as bar,
+    ):
         torch.manual_seed(seed)
         while tasks:
             batch = [task for task in tasks[:batch_size] if len(task[0]) == len(tasks[0][0])]
@@ -74,4 +80,5 @@ def _generate(model: Any, retain: Dataset, number: int, batch_size: int, seed: i
             mask = torch.ones_like(openings)
             generated = generate(input_ids=openings, attention_mask=mask, generation_config=settings, use_cache=True)
             rows += [row[: len(opening) + more] for row, (opening, more) in zip(generated.tolist(), batch)]
+            bar.update(len(batch))
     return rows

@@ -51,7 +51,9 @@ def context():
         stop = Stop(max_perplexity_increase=budget, **stop)
         accelerator = Accelerator()
         checkpoints = Checkpoints(accelerator)
-        return RunContext(task, training, stop, goal or stopping.Goal(), accelerator, checkpoints, seed, on_epoch)
+        return RunContext(
+            task, training, stop, goal or stopping.Goal(), accelerator, checkpoints, seed, on_epoch=on_epoch
+        )
 
     return build
 
