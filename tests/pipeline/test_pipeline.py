@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from adapter_unlearn import (
     unlearn,
 )  # fmt: skip
 from adapter_unlearn.evaluation.summary import to_json
-from adapter_unlearn.runs import run_folder
+from adapter_unlearn.runs import checkpoint_file, run_folder
 
 MODEL = assets.resolve("embedded:model")
 PLAIN = """
@@ -83,17 +85,33 @@ def short_recipe(sets: dict[str, str], output_dir: Path, **changes: str) -> reci
 
 
 @pytest.fixture(scope="module")
-def run(sets, tmp_path_factory):
-    """A short nf4 run, in a process of its own with an empty HF cache, as a user starts one."""
+def places(sets, tmp_path_factory):
+    """Two folders with all that a short nf4 run leaves: after it was killed, and after it was resumed and finished.
+
+    It runs in processes of its own with an empty HF cache, as a user starts it.
+    """
     place = tmp_path_factory.mktemp("runs")
     (place / "recipe.yaml").write_text(recipe.to_yaml(short_recipe(sets, place / "run")))
     environment = os.environ | {"HF_HOME": str(place / "hf"), "OMP_NUM_THREADS": "1", "TMPDIR": str(place)}
-    words = [sys.executable, "-m", "adapter_unlearn", "unlearn", "--config", str(place / "recipe.yaml")]
+    words = [sys.executable, "-m", "adapter_unlearn", "unlearn", "--config", str(place / "recipe.yaml"), "--resume"]
+    with (place / "stdout.log").open("w") as output, (place / "stderr.log").open("w") as errors:
+        process = subprocess.Popen(words, stdout=output, stderr=errors, env=environment, cwd=place)
+        while process.poll() is None and not checkpoint_file.path_of(place / "run").exists():
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, (place / "stderr.log").read_text()
+    killed = shutil.copytree(place, tmp_path_factory.mktemp("killed") / "place")
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=place, check=False)
     assert done.returncode == 0, done.stderr
     (place / "stdout.log").write_text(done.stdout)
     (place / "stderr.log").write_text(done.stderr)
-    return place / "run"
+    return {"killed": killed, "finished": place}
+
+
+@pytest.fixture(scope="module")
+def run(places):
+    """The folder of the run."""
+    return places["finished"] / "run"
 
 
 def test_the_folder_holds_what_is_promised(run):
@@ -210,16 +228,47 @@ def leaks(folder: Path, needles: list[bytes]) -> list[str]:
         content = path.read_bytes()
         if path.suffix == ".parquet":
             content += pd.read_parquet(path).to_csv().encode()
-        if any(needle in content for needle in needles):
+        if holds_any(content, needles):
             names.append(path.name)
     return names
 
 
-def test_no_forgotten_text_anywhere(run, needles):
-    """Not in the run folder, the logs, HF_HOME or the temporary folder."""
-    names = {path.name for path in run.parent.rglob("*") if path.is_file()}
-    assert {"stdout.log", "stderr.log", "report.html", "sequences.parquet"} <= names
-    assert leaks(run.parent, needles) == []
+def holds_any(content: bytes, needles: list[bytes]) -> bool:
+    """any(needle in content for needle in needles), a hundred times as fast: first by the first 8 bytes."""
+    by_start: dict[bytes, list[bytes]] = {}
+    for needle in needles:
+        by_start.setdefault(needle[:8], []).append(needle)
+    eights = np.lib.stride_tricks.sliding_window_view(np.frombuffer(content.ljust(8, b"\0"), np.uint8), 8)
+    starts = np.frombuffer(b"".join(by_start), np.uint64)
+    hits = np.flatnonzero(np.isin(np.ascontiguousarray(eights).view(np.uint64)[:, 0], starts))
+    return any(content.startswith(needle, hit) for hit in hits for needle in by_start[content[hit : hit + 8]])
+
+
+def test_the_search_is_that_of_the_definition():
+    generator = np.random.default_rng(0)
+    content = generator.integers(0, 3, 400).astype(np.uint8).tobytes()
+    needles = [generator.integers(0, 3, 13).astype(np.uint8).tobytes() for _ in range(300)]
+    assert not holds_any(content, [needle for needle in needles if needle not in content])
+    for start in (0, 1, 200, 387):
+        assert holds_any(content, [*needles, content[start : start + 13]])
+    assert not holds_any(b"", needles)
+
+
+def test_no_forgotten_text_anywhere(places, needles):
+    """Not in the run folder, the checkpoint, the logs, HF_HOME or the temporary folder, killed or finished."""
+    finished, killed = ({path.name for path in places[name].rglob("*")} for name in ("finished", "killed"))
+    assert {"stdout.log", "stderr.log", "report.html", "sequences.parquet"} <= finished
+    assert {"stdout.log", "stderr.log", "run.checkpoint"} <= killed and "report.html" not in killed
+    assert leaks(places["killed"], needles) == [] == leaks(places["finished"], needles)
+
+
+@pytest.mark.parametrize("name", ["run.checkpoint", "stderr.log", "hf/datasets/cache.arrow", "adapter-unlearn/rows"])
+def test_a_leak_of_a_killed_run_is_found(places, needles, tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = (places["killed"] / name).read_bytes() if (places["killed"] / name).is_file() else b""
+    file.write_bytes(content + json.dumps(tokens(2)[5:15]).encode())
+    assert leaks(tmp_path, needles) == [file.name]
 
 
 def tokens(row: int) -> list[int]:
