@@ -46,7 +46,7 @@ def tables(draw, valid: bytes) -> bytes:
         elif kind == "remove" and len(frame.columns) > 1:
             frame = frame.drop(columns=column)
         elif kind == "rename":
-            frame = frame.rename(columns={column: draw(texts)})
+            frame = frame.rename(columns={column: draw(texts).encode("utf-8", "replace").decode()})
         elif kind == "rows":
             frame = frame.iloc[: draw(st.integers(0, len(frame)))]
         elif kind == "repeat":
