@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 
+import helpers
 import pytest
 import torch
 from helpers import CONFIGS, memorize, random_rows
@@ -30,21 +31,11 @@ def memorizers(tmp_path_factory):
 
 @pytest.fixture
 def write_rows(tmp_path):
-    """Write rows of token ids as a JSONL file; returns its path."""
-
-    def write(name: str, rows) -> str:
-        path = tmp_path / name
-        path.write_text(
-            "".join(json.dumps({"id": f"{name}-{i}", "input_ids": row}) + "\n" for i, row in enumerate(rows))
-        )
-        return str(path)
-
-    return write
+    """Write rows of token ids as a JSONL file in the test's folder; returns its path."""
+    return functools.partial(helpers.write_rows, tmp_path)
 
 
 @pytest.fixture
 def without_figures(monkeypatch):
     """Reports without figures, which take most of the time that a run on a tiny model needs."""
-    from adapter_unlearn.reporting.run import figures
-
-    monkeypatch.setattr(figures, "pictures", lambda results: [])
+    helpers.draw_no_figures(monkeypatch)

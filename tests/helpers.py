@@ -1,7 +1,8 @@
-"""What several test modules share: tiny models that really memorize, sampling schemes, launches of two processes."""
+"""What several test modules share: tiny models that really memorize, short recipes, sampling schemes, launches."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,11 +20,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from adapter_unlearn import recipe
 from adapter_unlearn.metrics import Predictions
-from adapter_unlearn.recipe import shipped
+from adapter_unlearn.reporting.run import figures
 
 VOCABULARY = 128
+TRIAL_STEPS = 3
+"""Of a trial of a learning rate, where two runs must try the same."""
 LENGTHS = (24, 32, 40, 28, 36, 64, 31, 27, 64, 30)
 
 CONFIGS = {
@@ -105,17 +107,47 @@ def warped(logits: torch.Tensor, temperature: float, top_k: int | None, top_p: f
     return logits.double().log_softmax(-1)
 
 
-def launch(settings: dict, folder: Path, processes: int) -> str:
-    """Train under accelerate with that many CPU processes; return what it printed."""
-    (folder / "recipe.yaml").write_text(recipe.to_yaml(recipe.from_mapping(settings)))
-    script = shipped.folder() / "unlearn.py"
+def write_rows(folder: Path, name: str, rows) -> str:
+    """Write rows of token ids as a JSONL file; returns its path."""
+    path = folder / name
+    path.write_text("".join(json.dumps({"id": f"{name}-{i}", "input_ids": row}) + "\n" for i, row in enumerate(rows)))
+    return str(path)
+
+
+def tiny_run(model, folder: Path, name: str, method: dict, **training) -> dict:
+    """A recipe that unlearns rows that `memorize` taught the model; the run is written to folder/name."""
+    return {
+        "model": {"name": str(model), "quantization": "none", "dtype": "float32"},
+        "data": {
+            "forget": write_rows(folder, "forget.jsonl", random_rows(0)[:8]),
+            "retain": write_rows(folder, "retain.jsonl", random_rows(7, (30, 20, 25))),
+            "validation": write_rows(folder, "validation.jsonl", random_rows(8, (30, 20, 25))),
+        },
+        "output_dir": str(folder / name),
+        "adapter": {"r": 4, "alpha": 8},
+        "method": method,
+        "training": {"learning_rate": 3e-3, "max_epochs": 60, "batch_size": 4} | training,
+        "stop": {"mean_below": 0.08, "max_perplexity_increase": None},
+    }
+
+
+def draw_no_figures(monkeypatch) -> None:
+    """The folders of runs hold no figures."""
+    monkeypatch.setattr(figures, "pictures", lambda results: [])
+
+
+def launch(script: Path, *words: str, processes: int) -> str:
+    """Run a script under accelerate with that many CPU processes; return what it printed."""
     several = ["--multi_gpu"] if processes > 1 else []  # --cpu would silently run one process
-    words = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)]
-    words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    words += [str(script), "--config", str(folder / "recipe.yaml")]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    path = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path)
+    done = subprocess.run(
+        [*command, str(script), *words], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 

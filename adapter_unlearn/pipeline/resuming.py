@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from adapter_unlearn.errors import OutputError, RunError
 from adapter_unlearn.pipeline import common, experiments
 from adapter_unlearn.recipe import Permissions, Recipe
 from adapter_unlearn.runs import checkpoint_file
+from adapter_unlearn.unlearning import step
 from adapter_unlearn.unlearning.checkpoint import Checkpoints, reading
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 """Of the checkpoint's content."""
+
+COPIES = 4
+"""Tensors of the adapter's size in a checkpoint: the adapter, the best one, and the optimizer's two moments."""
 
 FREE = (
     "training.batch_size", "training.gradient_checkpointing", "training.checkpoint_minutes", "evaluation.forms",
@@ -69,21 +75,25 @@ def check(run: Recipe, permissions: Permissions) -> Saved | None:
 
 
 def checkpoints(
-    run: Recipe, saved: Saved | None, base: dict[str, Any], before: Measurement, accelerator: Accelerator
+    run: Recipe, saved: Saved | None, model: Any, base: dict[str, Any], before: Measurement, accelerator: Accelerator
 ) -> Checkpoints:
     """The run's checkpoints.
 
     Args:
         run: resolved.
         saved: from `check`.
+        model: with the adapter to train.
         base: from manifest.base_identity.
         before: the sets' scores under the base, by which changed texts are noticed.
         accelerator: of the run.
 
     Raises:
         RunError: the checkpoint was made from another base or other texts.
+        OutputError: the disk has no space for two checkpoints, an old one and the next.
     """
     path = checkpoint_file.path_of(run.output_dir)
+    needed = 2 * COPIES * sum(4 * parameter.numel() for parameter in step.trainable(model))
+    common.on_first_process(accelerator, lambda: _check_space(path, needed))
     identity = {
         "version": VERSION,
         "recipe": recipe.as_dict(run),
@@ -98,6 +108,15 @@ def checkpoints(
         if not same:
             raise RunError(f"{path}: the content of {key} has changed; start again with --overwrite")
     return Checkpoints(accelerator, path, run.training.checkpoint_minutes, identity, saved)
+
+
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < needed:
+        raise OutputError(
+            f"{path}: checkpoints need {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free; free the disk or choose"
+            " another output_dir"
+        )
 
 
 def _equal(known: Any, value: Any) -> bool:

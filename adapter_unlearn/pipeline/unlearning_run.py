@@ -77,7 +77,7 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | PathLike[str], permissions: 
         goal = stopping.resolve(run.stop, before.holdout)
 
         # train
-        checkpoints = resuming.checkpoints(run, saved, base, before, accelerator)
+        checkpoints = resuming.checkpoints(run, saved, model, base, before, accelerator)
         task = _task(model, run, measuring, before, criteria, checkpoints)
         trained = _train(model, run, task, goal, checkpoints, place)
         log.info(trained.outcome.stopped_because)

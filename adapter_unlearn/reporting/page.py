@@ -5,7 +5,9 @@ anything or to run any script but its own.
 """
 
 import base64
+import functools
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from adapter_unlearn.reporting.formatting import clean
 FOLDER = Path(__file__).parent
 
 
+@functools.cache
 def environment(autoescape: bool) -> jinja2.Environment:
     """The settings of all templates, which are named by their path below reporting/, and what they may call."""
     templates = jinja2.Environment(
@@ -31,6 +34,7 @@ def environment(autoescape: bool) -> jinja2.Environment:
     )
     templates.globals |= {"fmt": formatting, "facts": facts, "form_names": form_names}
     templates.filters |= {"typeset": typeset, "breakable": breakable, "markdown": formatting.markdown}
+    templates.filters["quoted"] = lambda text: json.dumps(clean(text), ensure_ascii=False)
     return templates
 
 

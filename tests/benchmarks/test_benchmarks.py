@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,10 +27,11 @@ def real_size():
     return module
 
 
-def test_the_script_writes_every_figure(tmp_path):
+def test_the_script_writes_every_figure(real_size, tmp_path, monkeypatch):
     file = tmp_path / "result.json"
-    command = [sys.executable, str(SCRIPT), "--shape", "small", "--repeats", "1", "--result", str(file)]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words = ["--shape", "small", "--repeats", "1", "--result", str(file)]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    real_size.main()
     result = json.loads(file.read_text())
     assert result["shape"] == "small" and result["model_bytes"] > 0
     pairs = [*result["scoring"].values(), result["extraction_likelihood"], *result["sga_step"].values()]

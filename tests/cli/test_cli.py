@@ -345,6 +345,7 @@ def test_unlearn_score_and_evaluate(arguments, tmp_path, capfd):
     assert (evaluation / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_overwrite(arguments, tmp_path):
     run = yaml.safe_load("{training: {max_epochs: 1}}")
     assert unlearn(arguments) == 0
@@ -368,6 +369,7 @@ def test_recipes(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_negate_and_combine(arguments, tmp_path, capfd):
     assert unlearn(arguments) == 0
     run, taken_back, nothing = (str(tmp_path / name) for name in ("run", "taken-back", "nothing"))
@@ -384,6 +386,7 @@ def test_negate_and_combine(arguments, tmp_path, capfd):
     assert len(errors) == 3 and not (tmp_path / "x").exists()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_evaluate_takes_several_adapters(arguments, tmp_path):
     assert unlearn(arguments) == 0
     assert unlearn(arguments, output_dir=str(tmp_path / "second"), seed="1") == 0
@@ -396,6 +399,7 @@ def test_evaluate_takes_several_adapters(arguments, tmp_path):
     assert re.fullmatch(r"base|stacked", report.sequences["form"].iloc[0])
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_merge_search_and_matrix(arguments, tmp_path, capfd):
     assert unlearn(arguments, **{"model.quantization": "nf4"}) == 0
     run, model, forget = str(tmp_path / "run"), arguments["--model.name"], arguments["--data.forget"]

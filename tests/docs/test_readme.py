@@ -38,6 +38,7 @@ def test_every_command_is_in_a_block_that_is_run():
     assert set(named) - {"demo"} == {words[1] for words in commands(run)}, "demo is `make demo`"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_readme_runs(tmp_path, monkeypatch, capsys):
     model = tmp_path / "base"  # a folder, as a user's model is
     shutil.copytree(assets.resolve("embedded:model"), model)

@@ -22,56 +22,10 @@ CONTENTS = [path.read_bytes() for path in SHIPPED.values()]
 WHOLE = recipe.as_dict(recipe.load_recipe(["models/tiny-cpu", "methods/match"]))
 FLAGS = ["--model.name", "m", "--data.forget", "a.jsonl", "--data.holdout", "b.jsonl", "--data.retain", "c.jsonl"]
 KEYS = sorted({key for section in WHOLE.values() if isinstance(section, dict) for key in section} | set(WHOLE))
-_pieces = st.sampled_from(
-    [
-        *(f"{key}: " for key in KEYS),
-        "- ",
-        "\n",
-        "\n  ",
-        "\n    ",
-        "{",
-        "}",
-        "[",
-        "]",
-        ", ",
-        "&a ",
-        "*a",
-        "<<: ",
-        "!!set ",
-        "!!python/object/apply:os.system ",
-        "!!binary ",
-        "!!timestamp ",
-        "!!int ",
-        "!!float ",
-        "!!omap ",
-        "| ",
-        "> ",
-        "? ",
-        "--- ",
-        "...\n",
-        "%YAML 1.1\n",
-        "%TAG ! tag:a:\n",
-        "2001-13-45",
-        "0x",
-        "1_000",
-        "1:60:60",
-        ".inf",
-        ".nan",
-        "1e400",
-        "'",
-        '"',
-        "#",
-        "\t",
-        "\\u",
-        "=",
-        "defaults: ",
-        "by_method: ",
-        "\n  sga: ",
-        "\x85",
-        "\ufeff",
-        SECRET,
-    ]
-)
+_MARKS = r"""{ } [ ] , &a *a <<: !!set !!python/object/apply:os.system !!binary !!timestamp !!int !!float !!bool !!omap | > ? -
+--- ... %YAML 2001-13-45 0x 1_000 1:60:60 .inf .nan 1e400 ' " # \\u = defaults: by_method: sga: null ~"""
+_SPACE = ["\n", "\n  ", "\n    ", "\n%TAG ! tag:a:\n", "\t", "\x85", "\ufeff", SECRET]
+_pieces = st.sampled_from([*(f"{key}: " for key in KEYS), *(f"{mark} " for mark in _MARKS.split()), *_SPACE])
 _values = nested(KEYS)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from helpers import random_rows
+from helpers import draw_no_figures, random_rows
 
 from adapter_unlearn import OutputError, RecipeError, RunError, cli, compare
 from adapter_unlearn.evaluation.finished_run import read
@@ -47,7 +47,9 @@ def place(tmp_path_factory, memorizers):
         },
     }
     (folder / "m.yaml").write_text(yaml.safe_dump(matrix, sort_keys=False))
-    return folder, again(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_no_figures(patch)
+        return folder, again(folder)
 
 
 @pytest.fixture

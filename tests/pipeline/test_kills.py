@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from helpers import random_rows
@@ -89,11 +90,11 @@ def stop(folder: Path, name: str, seconds: float, processes: int, number: int) -
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, number)
-    code = process.wait(120)
-    if number == signal.SIGKILL:
-        time.sleep(1)  # until the workers of a launch are gone too
-    return code
+        workers = psutil.Process(process.pid).children(recursive=True)  # of a launch; they have sessions of their own
+        for one in [process, *workers]:
+            one.send_signal(number)
+        psutil.wait_procs(workers, 120)
+    return process.wait(120)
 
 
 def finish(folder: Path, name: str, processes: int) -> dict[str, torch.Tensor]:

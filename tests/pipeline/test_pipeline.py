@@ -36,42 +36,57 @@ import sys, torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from peft import PeftModel
 torch.set_num_threads(1)
-base_folder, run, quantization, out = sys.argv[1:]
+base_folder, run, out = sys.argv[1:]
 config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                            bnb_4bit_compute_dtype=torch.float32) if quantization == "nf4" else None
-base = AutoModelForCausalLM.from_pretrained(base_folder, quantization_config=config, dtype=torch.float32)
-for module in base.modules():
-    if hasattr(module, "support_avx512bf16_for_cpu"):
-        module.support_avx512bf16_for_cpu = False
+                            bnb_4bit_compute_dtype=torch.float32)
 ids = torch.arange(1, 61)[None]
-with torch.no_grad():
-    before = base(input_ids=ids).logits
-    model = PeftModel.from_pretrained(base, run).eval()
-    stacked = model(input_ids=ids).logits
-    with model.disable_adapter():
-        off = model(input_ids=ids).logits
+for quantization in ("nf4", "none"):
+    base = AutoModelForCausalLM.from_pretrained(
+        base_folder, quantization_config=config if quantization == "nf4" else None, dtype=torch.float32)
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    with torch.no_grad():
+        before = base(input_ids=ids).logits
+        model = PeftModel.from_pretrained(base, run).eval()
+        stacked = model(input_ids=ids).logits
+        with model.disable_adapter():
+            off = model(input_ids=ids).logits
+    torch.save({"before": before, "stacked": stacked, "off": off}, f"{out}/{quantization}.pt")
 assert "adapter_unlearn" not in sys.modules
-torch.save({"before": before, "stacked": stacked, "off": off}, out)
 """
 
 
-def short_recipe(output_dir: Path, **changes: str) -> recipe.Recipe:
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Parts of the embedded sets as flags of a recipe; the whole forget set."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name, rows in (("retain", 40), ("holdout", 24), ("validation", 16), ("test", 16)):
+        lines = Path(assets.resolve(f"embedded:{name}.jsonl")).read_text().splitlines(keepends=True)
+        (folder / f"{name}.jsonl").write_text("".join(lines[:rows]))
+    return {f"data.{path.stem}": str(path) for path in folder.iterdir()}
+
+
+def short_recipe(sets: dict[str, str], output_dir: Path, **changes: str) -> recipe.Recipe:
     """A few epochs of the demo's recipe."""
     flags = {
+        **sets,
         "output_dir": str(output_dir),
+        "method.retain_sequences": "16",
         "training.max_epochs": "3",
         "stop.max_perplexity_increase": "null",
-    } | changes
+        **changes,
+    }
     return load_recipe(
         ["models/tiny-cpu", "methods/sga"], [word for key, value in flags.items() for word in (f"--{key}", value)]
     )
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(sets, tmp_path_factory):
     """A short nf4 run, in a process of its own with an empty HF cache, as a user starts one."""
     place = tmp_path_factory.mktemp("runs")
-    (place / "recipe.yaml").write_text(recipe.to_yaml(short_recipe(place / "run")))
+    (place / "recipe.yaml").write_text(recipe.to_yaml(short_recipe(sets, place / "run")))
     environment = os.environ | {"HF_HOME": str(place / "hf"), "OMP_NUM_THREADS": "1", "TMPDIR": str(place)}
     words = [sys.executable, "-m", "adapter_unlearn", "unlearn", "--config", str(place / "recipe.yaml")]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=place, check=False)
@@ -137,11 +152,18 @@ def test_summary_and_rows_agree(run):
     assert stacked > rows[rows["form"] == "base"]["loss"].mean(), "three epochs must make the forget set less likely"
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "none"])
-def test_plain_peft_gives_the_stacked_form_and_the_base_back(run, tmp_path, quantization):
-    words = [sys.executable, "-c", PLAIN, MODEL, str(run), quantization, str(tmp_path / "logits.pt")]
+@pytest.fixture(scope="module")
+def plain_logits(run, tmp_path_factory):
+    """The folder of the logits that plain PEFT gives, in a process without this package."""
+    folder = tmp_path_factory.mktemp("plain")
+    words = [sys.executable, "-c", PLAIN, MODEL, str(run), str(folder)]
     subprocess.run(words, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    plain = torch.load(tmp_path / "logits.pt", weights_only=True)
+    return folder
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_plain_peft_gives_the_stacked_form_and_the_base_back(run, plain_logits, quantization):
+    plain = torch.load(plain_logits / f"{quantization}.pt", weights_only=True)
     ids = torch.arange(1, 61)[None]
     with torch.no_grad():
         stacked = models.stack(models.load_base(MODEL, quantization, "float32"), [run])
@@ -152,8 +174,9 @@ def test_plain_peft_gives_the_stacked_form_and_the_base_back(run, tmp_path, quan
     assert not torch.equal(plain["stacked"], plain["before"])
 
 
-def test_evaluate_gives_the_run_s_own_figures(run):
-    data = Data(**{name: f"embedded:{name}.jsonl" for name in ("forget", "holdout", "test")})
+@pytest.mark.usefixtures("without_figures")
+def test_evaluate_gives_the_run_s_own_figures(run, sets):
+    data = Data("embedded:forget.jsonl", holdout=sets["data.holdout"], test=sets["data.test"])
     report = evaluate(Model("embedded:model", dtype="float32"), run, data, Evaluation(batch_size=7))
     again, summary = to_json(report.summary)["forms"], json.loads((run / "summary.json").read_text())["forms"]
     for form in ("base", "stacked"):
@@ -218,25 +241,28 @@ PLANTS = {
 
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_leak_is_found(run, needles, tmp_path, plant):
-    copy = shutil.copytree(run, tmp_path / "run")
-    file = copy / "figures" / ("leak.parquet" if "table" in plant else "leak.bin")
+    copy = shutil.copytree(run / "figures", tmp_path / "run" / "figures")
+    file = copy / ("leak.parquet" if "table" in plant else "leak.bin")
     PLANTS[plant](file)
-    assert leaks(copy, needles) == [file.name]
+    assert leaks(tmp_path, needles) == [file.name]
 
 
 # --- repetition ---
 
 
-def test_a_run_can_be_repeated(run, tmp_path):
-    again = unlearn(short_recipe(tmp_path / "again"))
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_can_be_repeated(run, sets, tmp_path):
+    again = unlearn(short_recipe(sets, tmp_path / "again"))
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in (run, again))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.allclose(tensor, second[name], atol=1e-5), name
 
 
-def test_a_frozen_base_adapter_is_part_of_the_base(run, tmp_path):
-    second = unlearn(short_recipe(tmp_path / "second", **{"model.adapter": str(run), "training.max_epochs": "1"}))
+@pytest.mark.usefixtures("without_figures")
+def test_a_frozen_base_adapter_is_part_of_the_base(run, sets, tmp_path):
+    changes = {"model.adapter": str(run), "training.max_epochs": "1"}
+    second = unlearn(short_recipe(sets, tmp_path / "second", **changes))
     forms = json.loads((second / "summary.json").read_text())["forms"]
     before = json.loads((run / "summary.json").read_text())["forms"]
     assert forms["base"]["loss_mean"] == pytest.approx(before["stacked"]["loss_mean"], rel=1e-4)

@@ -6,6 +6,7 @@ import copy
 import errno
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -313,6 +314,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(settings, whole, monkeypatch, at
     monkeypatch.undo()
     unlearn(run, RESUME)
     assert_same(run, expected)
+
+
+def test_too_little_space_is_found_before_training(settings, monkeypatch, at_step):
+    run = settings("small", "sga")
+    at_step(1, lambda: pytest.fail("it trained"))
+    usage = shutil.disk_usage(Path(run["output_dir"]).parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10_000))
+    with pytest.raises(OutputError, match=r"small\.checkpoint"):
+        unlearn(run)
 
 
 def no_space(path: Path) -> None:

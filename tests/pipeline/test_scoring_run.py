@@ -2,56 +2,39 @@
 
 from __future__ import annotations
 
-import errno
 import gc
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scoring_helpers
 from datasets import Dataset
 from helpers import CONFIGS, random_rows
+from scoring_helpers import METRICS, ROWS, fill_the_disk, options
 from transformers import AutoModelForCausalLM
 
-from adapter_unlearn import InputError, ModelError, OutputError, load_base, load_sequences, pipeline, score, scoring
+from adapter_unlearn import InputError, ModelError, OutputError, load_base, load_sequences, pipeline, scoring
 from adapter_unlearn.data import Sets
 from adapter_unlearn.pipeline import scoring_run
 from adapter_unlearn.pipeline.loading import Loaded
-from adapter_unlearn.recipe import Data, Evaluation, Model, Permissions
+from adapter_unlearn.recipe import Permissions
 from adapter_unlearn.scoring import scores
-
-METRICS = ["loss", "rouge_l", "memorization_accuracy", "extraction_likelihood", "extractable_50", "log_p_z"]
 
 
 @pytest.fixture
 def given(memorizers, write_rows):
-    """What score_files takes, and its sequences: some too short for some metrics, the first for every one."""
-    rows = [[5], *random_rows(0), [5, 6], *random_rows(1, (20, 33, 8))]
-    file = write_rows("forget.jsonl", rows)
+    """What score_files takes, and its sequences."""
+    file = write_rows("forget.jsonl", ROWS)
     return options(str(memorizers("llama")), file), load_sequences(file)
 
 
-def options(model: str, forget: str, metrics=METRICS, batch_size: int = 4) -> dict[str, Any]:
-    """Arguments of score_files for an unquantized model."""
-    evaluation = Evaluation(metrics=list(metrics), batch_size=batch_size)
-    return {
-        "model": Model(model, quantization="none", dtype="float32"),
-        "data": Data(forget),
-        "evaluation": evaluation,
-    }
-
-
 def expected(given) -> pd.DataFrame:
-    arguments, sequences = given
-    return score(load_base(arguments["model"].name, "none", "float32"), sequences, METRICS, 4)
+    arguments = given[0]
+    return scoring_helpers.expected(arguments["model"].name, arguments["data"].forget)
 
 
 @pytest.mark.parametrize("part", [1024, 4, 1])
@@ -132,18 +115,6 @@ def test_what_dies_leaves_what_was_there(given, tmp_path, monkeypatch, failure):
     assert list(place.parent.iterdir()) == [place] and (place / "sequences.parquet").read_bytes() == before
 
 
-def fill_the_disk(monkeypatch) -> None:
-    """The second part finds no room."""
-    whole, number = pq.ParquetWriter.write_table, iter(range(100))
-
-    def full(self, *arguments):
-        if next(number) == 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        whole(self, *arguments)
-
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-
-
 def test_a_full_disk_is_one_line(given, tmp_path, monkeypatch):
     fill_the_disk(monkeypatch)
     monkeypatch.setattr(scores, "PART", 4)
@@ -189,57 +160,6 @@ def test_a_broken_model_is_refused(given, memorizers, write_rows, tmp_path, monk
     with pytest.raises(ModelError, match="not finite"):
         pipeline.score_files(**broken, output_dir=tmp_path / "scores")
     assert not (tmp_path / "scores").exists()
-
-
-TWO = """
-import json, sys
-from pathlib import Path
-import pytest
-from accelerate import PartialState
-from adapter_unlearn import OutputError, pipeline
-from adapter_unlearn.scoring import scores
-import test_scoring_run
-
-scores.PART = 7
-model, forget, place = sys.argv[1:]
-options = test_scoring_run.options(model, forget)
-overview = pipeline.score_files(**options, output_dir=place)
-state = PartialState()
-seen = [state.num_processes, overview.n, overview.means.tolist()]
-Path(__file__).with_name(f"{state.process_index}.json").write_text(json.dumps(seen))
-with pytest.MonkeyPatch.context() as patch:
-    if state.is_main_process:
-        test_scoring_run.fill_the_disk(patch)
-    with pytest.raises(OutputError, match="No space left"):
-        pipeline.score_files(**options, output_dir=place + "-full")
-state.destroy_process_group()
-"""
-
-
-def test_two_processes_write_the_same(given, tmp_path):
-    """And when the first can't write, both end, with one line. In parts of 7 the last row is the first process's."""
-    (tmp_path / "two.py").write_text(TWO)
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    )
-    words += [
-        str(tmp_path / "two.py"),
-        given[0]["model"].name,
-        given[0]["data"].forget,
-        str(tmp_path / "out" / "scores"),
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    frame = expected(given)
-    means = pytest.approx(frame[METRICS].mean().tolist(), rel=1e-5, nan_ok=True)
-    for process in ("0.json", "1.json"):
-        assert json.loads((tmp_path / process).read_text()) == [2, len(frame), means]
-    written = pd.read_parquet(tmp_path / "out" / "scores" / "sequences.parquet")
-    pd.testing.assert_frame_equal(written, frame, rtol=1e-5, atol=1e-6)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores"], "what failed left nothing"
 
 
 def high_water() -> int:

@@ -49,7 +49,7 @@ def test_equals_the_naive_definition(memorizers, sequences, architecture, quanti
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 @pytest.mark.parametrize(
-    "forget, unseen", [(range(0, 32, 4), 3), pytest.param(range(32), 16, marks=pytest.mark.slow)], ids=["some", "all"]
+    "forget, unseen", [(range(0, 32, 6), 2), pytest.param(range(32), 16, marks=pytest.mark.slow)], ids=["some", "all"]
 )
 def test_the_embedded_default_equals_the_naive_definition(forget, unseen, quantization):
     """Real text, read 12 to 192 times, by the shipped model and tokenizer; beside records that it never read."""
@@ -83,13 +83,13 @@ def memorizing_adapter(base, rows):
     """A PeftModel that learned these rows by heart."""
     torch.manual_seed(0)
     model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 5e-3)
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     labels = torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
     for _ in range(400):
         loss = model(input_ids=ids, labels=labels).loss
-        if loss < 0.02:  # nearly certain of every token
+        if loss < 0.24:  # nearly certain of every token but the rows' first ones
             break
         optimizer.zero_grad()
         loss.backward()

@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import launch, random_rows
+from helpers import tiny_run
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -182,7 +182,8 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("stage", [one_stage("match"), one_stage("sga", threshold=0.5), one_stage("ta")])
-def test_a_trial_is_undone(problem, trials, stage):
+def test_a_trial_is_undone(problem, trials, stage, monkeypatch):
+    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     model, task = problem(dropout=0.1)
     model.train()
     next(model.modules()).training = False  # a mix of modes, as a model may have
@@ -239,6 +240,7 @@ def test_the_objective_is_that_of_the_terms(problem, trials):
 
 def test_dual_weights_are_typical_ones_in_a_trial(problem, trials, monkeypatch):
     """In the objective and in the steps; in a run itself they start at 1."""
+    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     model, task = problem()
     training = dataclasses.replace(AUTO, optimizer="sgd")  # Adam's first steps do not depend on a gradient's size
 
@@ -253,7 +255,8 @@ def test_dual_weights_are_typical_ones_in_a_trial(problem, trials, monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_rate_that_explodes_is_a_row(problem, trials, optimizer):
+def test_a_rate_that_explodes_is_a_row(problem, trials, optimizer, monkeypatch):
+    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     model, task = problem()
     measure = trials(model, task, one_stage("match"), dataclasses.replace(AUTO, optimizer=optimizer))
     rate, rows = learning_rate_search.search(measure, records.base_outcome(task).log[0], None, True, [1e-3, 1e30, 1e31])
@@ -263,6 +266,7 @@ def test_a_rate_that_explodes_is_a_row(problem, trials, optimizer):
 
 def test_a_trial_caches_the_reference_s_states_for_itself(problem, trials, context, monkeypatch):
     """Training starts with an empty cache: a state's last bits depend on the batch in which it was computed."""
+    monkeypatch.setattr(learning_rate_search, "STEPS", 2)
     model, task = problem()
     references = []
     build = loop.Reference
@@ -292,7 +296,7 @@ def tensors(model):
 def test_a_run_that_searched_its_rates_is_the_run_with_those_rates(
     problem, context, tmp_path, monkeypatch, method, training
 ):
-    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
+    monkeypatch.setattr(learning_rate_search, "STEPS", 2)
     auto = dataclasses.replace(AUTO, max_epochs=3, **training)
     plan = methods.stages(method)
 
@@ -338,21 +342,12 @@ def test_where_the_goal_holds_before_training_nothing_is_searched(problem, conte
 
 
 @pytest.fixture
-def settings(memorizers, write_rows, tmp_path):
+def settings(memorizers, tmp_path):
     def build(folder, method, **training):
-        return {
-            "model": {"name": str(memorizers("llama")), "quantization": "none", "dtype": "float32"},
-            "data": {
-                "forget": write_rows("forget.jsonl", random_rows(0)[:8]),
-                "retain": write_rows("retain.jsonl", random_rows(7, (30, 20, 25))),
-                "validation": write_rows("validation.jsonl", random_rows(8, (30, 20, 25))),
-            },
-            "output_dir": str(tmp_path / folder),
-            "adapter": {"r": 4, "alpha": 8},
-            "method": method,
-            "training": {"learning_rate": "auto", "max_epochs": 3, "batch_size": 4} | training,
-            "stop": {"mean_below": 0.02, "max_perplexity_increase": 0.2, "patience": 9},
-        }
+        run = tiny_run(
+            memorizers("llama"), tmp_path, folder, method, **{"learning_rate": "auto", "max_epochs": 3} | training
+        )
+        return run | {"stop": {"mean_below": 0.02, "max_perplexity_increase": 0.2, "patience": 9}}
 
     return build
 
@@ -364,7 +359,9 @@ def lines(folder, name):
 UNDIAL = {"name": "undial", "retain_loss": "kl", "retain_weight": 2.0, "retain_sequences": 2}
 
 
-def test_the_run_folder_says_which_rate_was_taken_and_how(settings, tmp_path, caplog):
+@pytest.mark.usefixtures("without_figures")
+def test_the_run_folder_says_which_rate_was_taken_and_how(settings, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(learning_rate_search, "STEPS", 3)
     with caplog.at_level("INFO", logger="adapter_unlearn"):
         folder = unlearn(settings("auto", UNDIAL))
     (stage,) = json.loads((folder / "unlearning.json").read_text())["stages"]
@@ -384,23 +381,6 @@ def test_the_run_folder_says_which_rate_was_taken_and_how(settings, tmp_path, ca
     assert not (other / "learning_rate_search.jsonl").exists()
     assert f"{best['learning_rate']:g}</" in (other / "report.html").read_text()
     assert facts.learning_rates({"stages": [stage]}) not in (other / "report.html").read_text()
-
-
-def test_two_processes_take_the_same_rate(settings, tmp_path):
-    one = unlearn(settings("one", UNDIAL, max_epochs=1))
-    launch(settings("two", UNDIAL, max_epochs=1), tmp_path, processes=2)
-    two = tmp_path / "two"
-    manifests = [json.loads((folder / "unlearning.json").read_text()) for folder in (one, two)]
-    assert [manifest["cost"]["processes"] for manifest in manifests] == [1, 2]
-    assert manifests[0]["stages"] == manifests[1]["stages"]
-    for ours, theirs in zip(
-        lines(one, "learning_rate_search.jsonl"), lines(two, "learning_rate_search.jsonl"), strict=True
-    ):
-        assert ours["objective"] == pytest.approx(theirs["objective"], rel=1e-4)
-        assert ours["validation_perplexity"] == pytest.approx(theirs["validation_perplexity"], rel=1e-4)
-    expected = load_file(one / "adapter_model.safetensors")
-    for name, tensor in load_file(two / "adapter_model.safetensors").items():
-        assert float((tensor - expected[name]).abs().max()) < 1e-5, name
 
 
 # --- what is refused ---

@@ -108,7 +108,7 @@ def test_the_ascent_s_adapter_stays_as_it_is_while_the_second_is_fitted(problem,
 
 
 def test_auto_takes_the_scale_with_the_fewest_failing_sequences_within_the_budget(problem, run, tmp_path):
-    model, task = problem("nf4")
+    model, task = problem()
     trained = run(model, task, {"name": "ta", "scale": "auto"}, tmp_path, budget=0.3, patience=40)
     (part,) = trained.parts
     by_scale = {row["scale"]: row for row in trained.scales}
@@ -139,6 +139,7 @@ def test_bad_parameters(method, named):
         methods.resolve(method)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_negate_search_ships_the_best_scale_with_its_curve(problem, run, memorizers, write_rows, tmp_path):
     """The memorizing adapter of a TA run, scaled again by search: the figures are those of the files."""
     model, task = problem("nf4")

@@ -1,21 +1,18 @@
 """Python code that loads a base and its adapters with plain transformers and PEFT, and removes the adapters again."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from adapter_unlearn import assets
 from adapter_unlearn.reporting import page
 from adapter_unlearn.reporting.facts import base_name, is_hub_id
-from adapter_unlearn.reporting.formatting import clean
 
 
 def loading(manifest: dict[str, Any]) -> str:
     """Code that loads base and adapters, the base in the precision in which it was measured."""
     base = manifest.get("base") or {}
-    templates = page.environment(autoescape=False)
-    templates.filters["quoted"] = lambda text: json.dumps(clean(text), ensure_ascii=False)
-    return templates.get_template("run/loading.py.j2").render(
+    template = page.environment(autoescape=False).get_template("run/loading.py.j2")
+    return template.render(
         place=_place(manifest),
         dtype=base.get("dtype") if base.get("dtype") in ("bfloat16", "float16", "float32") else "bfloat16",
         revision=base.get("revision"),
