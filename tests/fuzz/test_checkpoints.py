@@ -48,7 +48,7 @@ class Run:
         self.accelerator = Accelerator()
 
     def write(self) -> None:
-        checkpoints = resuming.checkpoints(self.recipe, None, BASE, self.before, self.accelerator)
+        checkpoints = resuming.checkpoints(self.recipe, None, self.model, BASE, self.before, self.accelerator)
         outcome = Outcome([{"epoch": 0}, {"epoch": 1}], 1, pd.DataFrame({"id": ["a"], "loss": [0.5]}))
         position = Position(outcome, outcome.scored, {"state": 1}, (1, 0.5), [torch.ones(2)], 2, 1)
         checkpoints.run = RunState(position=position)
@@ -56,7 +56,7 @@ class Run:
 
     def resume(self) -> None:
         saved = resuming.check(self.recipe, Permissions(resume=True))
-        checkpoints = resuming.checkpoints(self.recipe, saved, BASE, self.before, self.accelerator)
+        checkpoints = resuming.checkpoints(self.recipe, saved, self.model, BASE, self.before, self.accelerator)
         assert checkpoints.epochs >= 0
         checkpoints.restore_adapters(self.model)
         checkpoints.restore_stage(self.model, self.optimizer, self.parts)
