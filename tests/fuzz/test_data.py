@@ -23,7 +23,8 @@ _names = st.sampled_from([*COLUMNS, "note", SECRET])
 _known = re.compile("|".join(COLUMNS))  # shown in messages
 _ids = st.lists(st.integers(-1, VOCABULARY) | leaves, max_size=4)
 _cells = st.one_of(nested(COLUMNS), _ids, texts, texts)
-_rows = st.lists(st.dictionaries(_names, _cells, max_size=4), max_size=4)
+_texts_or_ids = st.fixed_dictionaries({"text": texts}) | st.fixed_dictionaries({"input_ids": _ids})
+_rows = st.lists(st.dictionaries(_names, _cells, max_size=4), max_size=4) | st.lists(_texts_or_ids, max_size=2)
 
 
 def lines(rows) -> bytes:
