@@ -99,7 +99,7 @@ def test_a_run_folder(fuzzer, folders):
         with damage(bad, *value):
             fuzzer.check(lambda: runs.read(bad))
 
-    fuzzer.run(hostile(good), example)
+    fuzzer.run(hostile(good), example, few=160)
 
 
 def test_a_comparison(fuzzer, folders, monkeypatch):
@@ -117,4 +117,4 @@ def test_a_comparison(fuzzer, folders, monkeypatch):
             finally:
                 shutil.rmtree(place / "out", ignore_errors=True)
 
-    fuzzer.run(hostile(good), example, few=20)
+    fuzzer.run(hostile(good), example, few=40)
