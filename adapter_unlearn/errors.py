@@ -21,6 +21,8 @@ from os import PathLike, fspath
 from pathlib import Path
 
 HIDDEN = "(not shown, as it may be a text)"
+LONGEST = 2000
+"""Characters in a message. Names in files of strangers may be of any length."""
 _ENDINGS = (
     ".jsonl", ".json", ".jsn", ".csv", ".tsv", ".parquet", ".txt", ".npy", ".npz", ".yaml", ".yml", ".arrow", ".gz",
     ".zip", ".md", ".doc", ".docx", ".pdf", ".xlsx",
@@ -63,8 +65,9 @@ class UserError(Exception):
     """An error that the user can fix; the message says where and how, in one printable line."""
 
     def __str__(self) -> str:
-        """The message, in one line."""
-        return printable(" ".join(super().__str__().split()))
+        """The message, in one line; of a long one the beginning, with the place, and the end, with the fix."""
+        line = printable(" ".join(super().__str__().split()))
+        return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} … {line[-LONGEST // 4 :]}"
 
 
 class InputError(UserError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapter_unlearn.errors import HIDDEN, InputError, path_name, printable, word
+from adapter_unlearn.errors import HIDDEN, LONGEST, InputError, path_name, printable, word
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "a\rb", "\x9b31m", "\u202eabc", "a\u2028b", "\ud800", "\0", "\x7f"])
@@ -16,6 +16,11 @@ def test_nothing_unprintable_is_left(text):
 def test_printable_text_stays():
     assert printable("Größe, 東京 🦊") == "Größe, 東京 🦊"
     assert str(InputError("one\n  line")) == "one line"
+
+
+def test_a_long_name_leaves_the_place_and_the_fix():
+    message = str(InputError(f"adapter: module {'a' * 10**6} does not fit; save it again"))
+    assert message.startswith("adapter: ") and message.endswith("; save it again") and len(message) <= LONGEST
 
 
 @pytest.mark.parametrize(

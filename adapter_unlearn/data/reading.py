@@ -242,7 +242,7 @@ def _read_parquet(path: Path) -> Table:
             if decoded > MAX_BYTES:
                 raise InputError(f"{path}: decodes to more than {MAX_BYTES >> 30} GiB; give fewer rows")
             rows += batch.to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
+    except (pa.ArrowException, OSError, LookupError, ValueError, OverflowError):  # also of dates and time zones
         raise InputError(f"{path}: not a readable Parquet file; write it again or give JSONL") from None
     return _table(str(path), rows or [{}] * file.metadata.num_rows, names)
 

@@ -17,7 +17,7 @@ from adapter_unlearn.pipeline import common, experiments
 from adapter_unlearn.recipe import Permissions, Recipe
 from adapter_unlearn.runs import checkpoint_file
 from adapter_unlearn.unlearning import step
-from adapter_unlearn.unlearning.checkpoint import Checkpoints
+from adapter_unlearn.unlearning.checkpoint import Checkpoints, reading
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,7 +63,9 @@ def check(run: Recipe, permissions: Permissions) -> Saved | None:
     identity = saved.values.get("identity")
     if not isinstance(identity, dict) or identity.get("version") != VERSION:
         raise RunError(f"{path}: was written by another version of this package; start again with --overwrite")
-    changed = [key for key in experiments.differing(recipe.from_mapping(identity["recipe"]), run) if key not in FREE]
+    with reading(path):
+        before = recipe.from_mapping(identity["recipe"])
+    changed = [key for key in experiments.differing(before, run) if key not in FREE]
     if changed:
         raise RunError(
             f"{path}: is that of another recipe ({', '.join(changed)} differs); give the same recipe, or start again"
@@ -101,7 +103,9 @@ def checkpoints(
     }
     known = {} if saved is None else saved.values["identity"]
     for key in identity.keys() & known.keys() - {"version", "recipe"}:
-        if not _equal(known[key], identity[key]):
+        with reading(path):
+            same = _equal(known[key], identity[key])
+        if not same:
             raise RunError(f"{path}: the content of {key} has changed; start again with --overwrite")
     return Checkpoints(accelerator, path, run.training.checkpoint_minutes, identity, saved)
 

@@ -43,8 +43,8 @@ def read_yaml(path: str | PathLike[str]) -> Any:
             raise RecipeError(f"{place}{line}: {error.problem}; keep one of the two") from None
         problem = re.sub(r"(['\"]).*\1", "…", str(error.problem))
         raise RecipeError(f"{place}{line}: not YAML ({problem}); correct the line, or give a recipe") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or "not YAML"
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or "not YAML"  # a value that does not fit its tag, such as !!int
         raise RecipeError(f"{place}: can't be read ({reason}); give a YAML file") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from contextlib import suppress
@@ -15,7 +16,7 @@ from adapter_unlearn.errors import OutputError, RunError
 if TYPE_CHECKING:
     import torch
 
-_KEY = "state"
+_KEY, _DIGEST = "state", "sha256"
 
 
 class Saved(NamedTuple):
@@ -48,7 +49,8 @@ def write(path: Path, saved: Saved) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, new, {_KEY: json.dumps(saved.values)})
+        text = json.dumps(saved.values)
+        save_file(tensors, new, {_KEY: text, _DIGEST: _digest(text, tensors)})
         _flush(new)
         new.replace(path)
         _flush(path.parent)
@@ -65,14 +67,28 @@ def read(path: Path) -> Saved:
     """A checkpoint. The file is safetensors, so that reading it runs no code.
 
     Raises:
-        RunError: it can't be read.
+        RunError: it can't be read, or a byte of it has changed since it was written.
     """
     try:
         with safe_open(path, "pt") as file:
-            values = json.loads(file.metadata()[_KEY])
-            return Saved(values, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            about = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if about[_DIGEST] != _digest(about[_KEY], tensors):
+                raise ValueError(_DIGEST)
+            return Saved(json.loads(about[_KEY]), tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{path}: is no checkpoint that can be read; start again with --overwrite") from error
+
+
+def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    """A hash of the content. A changed bit in a tensor would otherwise go unnoticed into the resumed run."""
+    import torch
+
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def remove(path: Path) -> None:

@@ -17,10 +17,10 @@ import torch
 from accelerate import Accelerator
 
 from adapter_unlearn import models, signals
-from adapter_unlearn.errors import RunError
+from adapter_unlearn.errors import RecipeError, RunError
 from adapter_unlearn.runs import checkpoint_file
 from adapter_unlearn.runs.checkpoint_file import Saved
-from adapter_unlearn.unlearning.run_state import Position, RunState, run_state, values_of
+from adapter_unlearn.unlearning.run_state import Position, RunState, checked, run_state, values_of
 
 if TYPE_CHECKING:
     from adapter_unlearn.unlearning.step import Part
@@ -56,8 +56,7 @@ class Checkpoints:
     @property
     def epochs(self) -> int:
         """Complete epochs of the run."""
-        outcome = self.run.position.outcome if self.run.position else self.run.outcome
-        return 0 if outcome is None else int(outcome.log[-1]["epoch"])
+        return self.run.epochs
 
     def restore_adapters(self, model: torch.nn.Module) -> None:
         """Set the trained adapters and torch's random state; nothing in a run that starts from the beginning.
@@ -68,7 +67,7 @@ class Checkpoints:
         if self.saved is None:
             return
         tensors, rank = self.saved.tensors, self.accelerator.process_index
-        with _reading(self.path), torch.no_grad():
+        with reading(self.path), torch.no_grad():
             for name, parameter in _adapter_tensors(model).items():
                 parameter.copy_(tensors[f"adapter.{name}"].view(parameter.shape))
             states = _below(tensors, f"random.{rank}")
@@ -88,7 +87,7 @@ class Checkpoints:
         saved, self.saved = self.saved, None
         if saved is None or self.run.position is None:
             return None
-        with _reading(self.path):
+        with reading(self.path):
             content, moments = optimizer.state_dict(), _below(saved.tensors, "optimizer")
             for name, tensor in moments.items():
                 index, key = name.split(".", 1)
@@ -160,9 +159,10 @@ class Checkpoints:
         self.written_at = time.monotonic()
 
     def _read_run(self, saved: Saved) -> RunState:
-        with _reading(self.path):
+        with reading(self.path):
             best = _below(saved.tensors, "best")
-            return run_state(saved.values, [best[str(i)] for i in range(len(best))])
+            run = run_state(saved.values, [best[str(i)] for i in range(len(best))])
+            return checked(run)
 
     def _agreed(self, number: int, due: bool) -> tuple[int, bool]:
         """The largest signal number of all processes, and whether a checkpoint is due on the first one."""
@@ -197,8 +197,15 @@ def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 
 
 @contextmanager
-def _reading(path: Path | None) -> Iterator[None]:
+def reading(path: Path | None) -> Iterator[None]:
+    """Turn the errors that the values of a checkpoint raise inside the block into one that names it.
+
+    Raises:
+        RunError: a value is missing, or of another kind.
+    """
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, RecipeError) as error:
         raise RunError(f"{path}: does not fit this run; start again with --overwrite") from error

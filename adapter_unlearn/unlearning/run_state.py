@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -60,6 +61,12 @@ class RunState:
     rate: float | None = None
     position: Position | None = None
 
+    @property
+    def epochs(self) -> int:
+        """Complete epochs."""
+        outcome = self.position.outcome if self.position else self.outcome
+        return 0 if outcome is None else int(outcome.log[-1]["epoch"])
+
 
 _PLAIN = ("parts", "scales", "rates", "adapters", "rate")
 """Attributes of RunState that are JSON values."""
@@ -87,6 +94,19 @@ def run_state(values: dict[str, Any], best: list[torch.Tensor]) -> RunState:
         own = values["position"] | {"best": best, "best_merit": tuple(values["position"]["best_merit"])}
         own |= {"outcome": _outcome(own["outcome"]), "scored": _frame(own["scored"])}
         run.position = Position(**own)
+    return run
+
+
+def checked(run: RunState) -> RunState:
+    """The state itself, if it is one that a run can be in.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError: it is not.
+    """
+    scales = [float(part["scale"]) for part in run.parts]
+    possible = run.adapters in (len(scales), len(scales) + 1) and run.epochs >= 0 and all(map(math.isfinite, scales))
+    if not possible or not (run.rate is None or run.rate > 0):
+        raise ValueError("state")
     return run
 
 

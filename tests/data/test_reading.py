@@ -162,6 +162,12 @@ def repeated(path: Path, rows: int) -> Path:
     return path
 
 
+def times(path: Path, seconds: int, zone: str) -> Path:
+    """A Parquet file with a time in place of a text, which Python may have no value for."""
+    pq.write_table(pa.table({"text": pa.array([seconds], pa.timestamp("us", zone))}), path)
+    return path
+
+
 GOOD = json.dumps({"text": SECRET})
 BAD = {
     "missing": (lambda d: d / "forget.jsonl", "no such file"),
@@ -235,6 +241,8 @@ BAD = {
         ),
         "Parquet",
     ),
+    "unknown_time_zone": (lambda d: times(d / "forget.parquet", 0, "Mars/Phobos"), "Parquet"),
+    "no_date": (lambda d: times(d / "forget.parquet", 2**62, "UTC"), "Parquet"),
     "float_ids": (lambda d: put('{"input_ids": [42421729, 1.5]}', d / "forget.jsonl"), "whole numbers"),
     "bool_ids": (lambda d: put('{"input_ids": [42421729, true]}', d / "forget.jsonl"), "whole numbers"),
     "nested_ids": (lambda d: put('{"input_ids": [[42421729]]}', d / "forget.jsonl"), "whole numbers"),

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from adapter_unlearn import OutputError, Permissions, RunError, models, recipe, signals, unlearn
 from adapter_unlearn.cli import main
+from adapter_unlearn.pipeline import resuming
 from adapter_unlearn.runs import checkpoint_file, lock, run_folder
 from adapter_unlearn.runs.checkpoint_file import Saved
 from adapter_unlearn.unlearning import loop
@@ -280,6 +281,24 @@ def test_a_damaged_checkpoint_is_refused(settings, content):
     with pytest.raises(RunError, match=r"damaged\.checkpoint.*--overwrite"):
         unlearn(run, RESUME)
     assert path.read_bytes() == content
+
+
+def test_a_changed_bit_in_a_checkpoint_is_noticed(interrupted):
+    path = checkpoint_file.path_of(interrupted["output_dir"])
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # in a tensor
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"broken\.checkpoint.*--overwrite"):
+        unlearn(interrupted, RESUME)
+
+
+@pytest.mark.parametrize("known", [None, {}, {"seed": "x"}, 3], ids=str)
+def test_a_checkpoint_without_a_recipe_is_refused(settings, known):
+    run = recipe.from_mapping(settings("odd", "sga"))
+    path = checkpoint_file.path_of(run.output_dir)
+    checkpoint_file.write(path, Saved({"identity": {"version": resuming.VERSION, "recipe": known}}, {}))
+    with pytest.raises(RunError, match=r"odd\.checkpoint.*--overwrite"):
+        resuming.check(run, RESUME)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(settings, whole, monkeypatch, at_step):

@@ -39,6 +39,9 @@ BAD = {
     "binary": ("a\0b", "YAML"),
     "date": ("a: 2020-99-99", "YAML"),
     "number of many digits": ("a: " + "42" * 9000, "YAML"),
+    "date by its tag": ("a: !!timestamp Zaphod", "YAML"),
+    "number by its tag": ("a: !!int", "YAML"),
+    "truth by its tag": ("a: !!bool Zaphod", "YAML"),
     "complex key": ("? [1, 2]\n: 3\n", "line 1"),
 }
 
