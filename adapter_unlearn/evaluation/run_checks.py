@@ -20,6 +20,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str),
     "int": lambda value: type(value) is int and abs(value) < 2**53,
     "float": lambda value: _is_number(value),
+    "float | None": lambda value: value is None or _is_number(value),
     "Interval": lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)),
     "Literal['holdout', 'paper']": lambda value: value in ("holdout", "paper"),
 }

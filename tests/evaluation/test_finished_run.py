@@ -139,6 +139,7 @@ TAMPERED = {
     "interval": nested("summary.json", "forms.stacked.memorization_accuracy_mean_interval", [0.1]),
     "bounds": nested("summary.json", "forms.base.bounds", {"kind": "mine", "low": 0, "high": 1}),
     "perplexity": nested("summary.json", "forms.stacked.test_perplexity", {}),
+    "change": nested("summary.json", "forms.stacked.test_perplexity_change", [0.1]),
     "form without rows": nested("summary.json", "forms.merged", {}),
     "no column": table(lambda rows: rows.drop(columns="loss")),
     "no form": table(lambda rows: rows[rows["form"] == "base"]),
