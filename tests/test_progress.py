@@ -41,6 +41,7 @@ def test_a_short_phase_shows_nothing(monkeypatch, capsys):
 
 class NoTracker:
     trackers = ()
+    is_main_process = True
 
     def log(self, numbers, step):
         pass

@@ -15,7 +15,8 @@ class Progress:
 
     def __init__(self, method: str, epochs: int, accelerator: Accelerator):
         self.accelerator = accelerator
-        self.bar = progress.bar(method, epochs, "epoch", leave=True, delay=0)
+        silent = progress.is_silent() or not accelerator.is_main_process
+        self.bar = progress.bar(method, epochs, "epoch", leave=True, delay=0, disable=silent)
 
     def __enter__(self) -> Progress:
         return self
