@@ -16,6 +16,7 @@ without cache; if it differs, everything is computed without cache.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -254,10 +255,16 @@ def _is_greedy(model: torch.nn.Module, tokens: torch.Tensor, start: int) -> bool
 def _run(model: torch.nn.Module, ids: torch.Tensor, cache: Cache | None) -> tuple[torch.Tensor, Any]:
     """Features, shape (rows, tokens, hidden), and the head that maps them to logits. No mask: nothing is padded."""
     base = forward.plain(model)
-    options = {"past_key_values": cache, "use_cache": cache is not None}
     if forward.splits(model):
-        return base.base_model(input_ids=ids, **options).last_hidden_state, base.get_output_embeddings()
-    return base(input_ids=ids, **options).logits, torch.nn.Identity()
+        features = base.base_model(input_ids=ids, **_cache_options(base.base_model, cache)).last_hidden_state
+        return features, base.get_output_embeddings()
+    return base(input_ids=ids, **_cache_options(base, cache)).logits, torch.nn.Identity()
+
+
+def _cache_options(model: torch.nn.Module, cache: Cache | None) -> dict[str, Any]:
+    """How a model's forward takes a cache: transformers 5.24 renamed the parameter `past_key_values` to `cache`."""
+    known = inspect.signature(type(model).forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache, "use_cache": cache is not None}
 
 
 class _Layer(DynamicLayer):
