@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from adapter_unlearn.cli import combine, compare, demo, evaluate, merge, negate, recipes, score, unlearn
+from adapter_unlearn.cli import combine, compare, demo, evaluate, merge, negate, plan, recipes, score, unlearn
 from adapter_unlearn.cli.command import Command
 
 COMMANDS: dict[str, Command] = {
     "demo": demo.COMMAND,
     "score": score.COMMAND,
+    "plan": plan.COMMAND,
     "unlearn": unlearn.COMMAND,
     "evaluate": evaluate.COMMAND,
     "compare": compare.COMMAND,

@@ -2,6 +2,6 @@
 
 from adapter_unlearn.data.overlap import bos_tokens, duplicates, overlaps
 from adapter_unlearn.data.sequences import load_sequences
-from adapter_unlearn.data.sets import Sets
+from adapter_unlearn.data.sets import Sets, digest
 
-__all__ = ["Sets", "bos_tokens", "duplicates", "load_sequences", "overlaps"]
+__all__ = ["Sets", "bos_tokens", "digest", "duplicates", "load_sequences", "overlaps"]

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+def digest(sequences: Dataset) -> str:
+    """SHA-256 of the rows' tokens."""
+    content = hashlib.sha256()
+    for row in sequences["input_ids"]:
+        content.update(np.array([len(row), *row], dtype=np.int64).tobytes())
+    return content.hexdigest()
 
 
 @dataclass(frozen=True)

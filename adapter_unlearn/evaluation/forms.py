@@ -95,55 +95,81 @@ class Measuring:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def measure(model: torch.nn.Module, form: str, adapters: Sequence[str], measuring: Measuring) -> Measurement:
-    """Score every set with exactly these adapters active.
+def measure(
+    model: torch.nn.Module, form: str, adapters: Sequence[str], measuring: Measuring, only: Sequence[str] | None = None
+) -> Measurement:
+    """Score sets with exactly these adapters active.
 
     Args:
         model: a base model, with or without adapters.
         form: the form's name in the report.
         adapters: names of adapters on the model; empty for the base.
         measuring: sets, metrics and batch size.
+        only: names of sets, `forget` among them; `completed` scores the others. None scores all.
 
     Raises:
         InputError: no sequence of a set can be scored.
         ModelError: the model's output is not finite on any sequence of a set.
     """
-    sets = measuring.sets.given()
+    names = [name for name in measuring.sets.given() if only is None or name in only]
+    curves: dict[int, dict[str, np.ndarray]] = {}
+
+    def add_curve(i: int, predictions: Predictions) -> None:
+        curves[i] = prefix_curve(predictions)
+
     with models.evaluating(model), models.active(model, adapters):
-        curves: dict[int, dict[str, np.ndarray]] = {}
-
-        def add_curve(i: int, predictions: Predictions) -> None:
-            curves[i] = prefix_curve(predictions)
-
-        frames = {}
-        for name in sets:
-            with progress.phase(f"measure {form}, {name} set"):
-                frames[name] = _score_set(model, name, measuring, observe=add_curve if name == "forget" else None)
+        frames = {
+            name: _score_set(model, form, name, measuring, observe=add_curve if name == "forget" else None)
+            for name in names
+        }
         task_scores = None
         if measuring.tasks or measuring.replies is not None:  # on every process: lm-eval shares no samples here
             task_scores = utility.measure_utility(
                 model, measuring.tokenizer, measuring.tasks, measuring.replies,
                 limit=measuring.limit, batch_size=measuring.batch_size,
             )  # fmt: skip
-    others = {name: sequences for name, sequences in sets.items() if name != "forget"}
     return Measurement(
         form,
         frames["forget"],
         frames.get("holdout"),
-        perplexities={name: scoring.perplexity(frames[name], sequences) for name, sequences in others.items()},
-        losses={name: frames[name]["loss"].to_numpy(dtype=float) for name in others},
-        tokens={name: np.array(scoring.predicted_tokens(sequences)) for name, sequences in others.items()},
+        **_of_others(frames, measuring),
         curves=worst_of(models.gathered(curves, measuring.accelerator).values()),
         utility=task_scores,
     )
 
 
-def _score_set(model: torch.nn.Module, name: str, measuring: Measuring, **options: Any) -> pd.DataFrame:
+def completed(
+    measurement: Measurement, model: torch.nn.Module, adapters: Sequence[str], measuring: Measuring
+) -> Measurement:
+    """The measurement with the sets that `measure` left out; arguments as there."""
+    missing = [name for name in measuring.sets.given() if name != "forget" and name not in measurement.losses]
+    with models.evaluating(model), models.active(model, adapters):
+        frames = {name: _score_set(model, measurement.form, name, measuring) for name in missing}
+    added = _of_others(frames, measuring)
+    order = [name for name in measuring.sets.given() if name != "forget"]
+    for key, values in added.items():
+        both = getattr(measurement, key) | values
+        added[key] = {name: both[name] for name in order}
+    return replace(measurement, **added)
+
+
+def _of_others(frames: dict[str, pd.DataFrame], measuring: Measuring) -> dict[str, Any]:
+    """Perplexities, losses and tokens of all sets but the forget set, as in Measurement."""
+    sets = {name: sequences for name, sequences in measuring.sets.given().items() if name in frames.keys() - {"forget"}}
+    return {
+        "perplexities": {name: scoring.perplexity(frames[name], sequences) for name, sequences in sets.items()},
+        "losses": {name: frames[name]["loss"].to_numpy(dtype=float) for name in sets},
+        "tokens": {name: np.array(scoring.predicted_tokens(sequences)) for name, sequences in sets.items()},
+    }
+
+
+def _score_set(model: torch.nn.Module, form: str, name: str, measuring: Measuring, **options: Any) -> pd.DataFrame:
     """All metrics of forget and holdout set, the loss of any other set."""
     metrics = list(dict.fromkeys([*NEEDED, *measuring.metrics])) if name in ("forget", "holdout") else ["loss"]
     sequences: Dataset = getattr(measuring.sets, name)
     try:
-        frame = scoring.score(model, sequences, metrics, measuring.batch_size, measuring.accelerator, **options)
+        with progress.phase(f"measure {form}, {name} set"):
+            frame = scoring.score(model, sequences, metrics, measuring.batch_size, measuring.accelerator, **options)
     except InputError as error:
         raise InputError(f"data.{name}: {error}") from error
     scoring.check_finite(scoring.any_sound(frame), frame["note"])

@@ -65,6 +65,8 @@ def load_base(
     check_choice("quantization", quantization, Quantization)
     check_choice("dtype", dtype, Dtype)
     device = torch.device(PartialState().device if device is None else device)
+    if device.type == "cpu" and dtype != "float32" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        log.warning("%s is several times slower than float32 on this CPU; set model.dtype (or --dtype) float32", dtype)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     stored = stored_quantization(load_config(name, **options))
     options |= {"dtype": getattr(torch, dtype), "device_map": {"": device}}

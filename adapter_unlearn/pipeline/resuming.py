@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapter_unlearn import recipe
+from adapter_unlearn.data import digest
 from adapter_unlearn.errors import OutputError, RunError
 from adapter_unlearn.pipeline import common, experiments
 from adapter_unlearn.recipe import Permissions, Recipe
@@ -20,14 +21,15 @@ from adapter_unlearn.unlearning import step
 from adapter_unlearn.unlearning.checkpoint import Checkpoints, reading
 
 if TYPE_CHECKING:
+    import pandas as pd
     from accelerate import Accelerator
 
-    from adapter_unlearn.evaluation.forms import Measurement
+    from adapter_unlearn.data import Sets
     from adapter_unlearn.runs.checkpoint_file import Saved
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of the checkpoint's content."""
 
 COPIES = 4
@@ -75,7 +77,13 @@ def check(run: Recipe, permissions: Permissions) -> Saved | None:
 
 
 def checkpoints(
-    run: Recipe, saved: Saved | None, model: Any, base: dict[str, Any], before: Measurement, accelerator: Accelerator
+    run: Recipe,
+    saved: Saved | None,
+    model: Any,
+    base: dict[str, Any],
+    before: pd.DataFrame,
+    sets: Sets,
+    accelerator: Accelerator,
 ) -> Checkpoints:
     """The run's checkpoints.
 
@@ -84,7 +92,8 @@ def checkpoints(
         saved: from `check`.
         model: with the adapter to train.
         base: from manifest.base_identity.
-        before: the sets' scores under the base, by which changed texts are noticed.
+        before: the forget set's scores under the base, by which a changed text is noticed.
+        sets: the other sets' tokens must be those of the checkpoint.
         accelerator: of the run.
 
     Raises:
@@ -98,8 +107,8 @@ def checkpoints(
         "version": VERSION,
         "recipe": recipe.as_dict(run),
         "model": base["fingerprint"],
-        "data.forget": before.forget["loss"].tolist(),
-        **{f"data.{name}": [value] for name, value in before.perplexities.items()},
+        "data.forget": before["loss"].tolist(),  # not a digest: a text that is guessed could be confirmed by it
+        **{f"data.{name}": digest(sequences) for name, sequences in sets.given().items() if name != "forget"},
     }
     known = {} if saved is None else saved.values["identity"]
     for key in identity.keys() & known.keys() - {"version", "recipe"}:

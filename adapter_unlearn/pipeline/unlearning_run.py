@@ -11,10 +11,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
 
-from adapter_unlearn import models, recipe
+from adapter_unlearn import models, progress, recipe, scoring
 from adapter_unlearn.errors import RecipeError, UserError
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.evaluation.criteria import criteria_of
@@ -32,6 +33,8 @@ from adapter_unlearn.unlearning.context import RunContext
 from adapter_unlearn.weights import adapter_files
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from adapter_unlearn.evaluation.criteria import Criteria
     from adapter_unlearn.runs.checkpoint_file import Saved
     from adapter_unlearn.unlearning.checkpoint import Checkpoints
@@ -67,22 +70,23 @@ def unlearn(run: Recipe | Mapping[str, Any] | str | PathLike[str], permissions: 
     with resuming.kept(run, accelerator), run_folder.temporary() as place:
         # load
         loaded = loading.load(run.model, run.data, permissions)
-        model = _load_model(run, permissions)
+        model = load_model(run, permissions)
         base = manifest.base_identity(run.model, model)
 
         # score
         measuring = Measuring(loaded.sets, _metrics(run), run.evaluation.batch_size, accelerator)
-        before = deployment.measure(model, "base", frozen, measuring)
+        before = deployment.measure(model, "base", frozen, measuring, only=("forget", "holdout"))
         criteria = criteria_of(run.evaluation.bounds, before.holdout)
         goal = stopping.resolve(run.stop, before.holdout)
 
         # train
-        checkpoints = resuming.checkpoints(run, saved, model, base, before, accelerator)
+        checkpoints = resuming.checkpoints(run, saved, model, base, before.forget, loaded.sets, accelerator)
         task = _task(model, run, measuring, before, criteria, checkpoints)
         trained = _train(model, run, task, goal, checkpoints, place)
         log.info(trained.outcome.stopped_because)
 
         # score
+        before = deployment.completed(before, model, frozen, measuring)
         measurements = [before]
         models.adapters.add_finished(model, trained.folder, SHIPPED)  # the adapter as its files hold it
         if "stacked" in run.evaluation.forms:
@@ -146,7 +150,7 @@ def _metrics(run: Recipe) -> list[str]:
     return [*run.evaluation.metrics, *(["extraction_likelihood"] if needed else [])]
 
 
-def _load_model(run: Recipe, permissions: Permissions) -> Any:
+def load_model(run: Recipe, permissions: Permissions) -> Any:
     """The base with a new adapter on it, ready for training."""
     base = common.load_base(run.model, common.frozen_adapters(run.model), permissions)
     model = models.attach(base, run.adapter, run.model.adapter)
@@ -163,19 +167,30 @@ def _task(
     retain = sets.retain
     trained = len(checkpoints.run.parts) == len(methods.stages(run.method))
     if run.data.synthetic and retain is not None and not trained:
-        retain = synthetic.with_synthetic(
-            model, retain, sets.forget, run.data.synthetic, run.evaluation.batch_size, run.seed, accelerator
-        )
-    return records.Task(
+        retain = synthetic.with_synthetic(model, retain, sets.forget, run.data.synthetic, run.seed, accelerator)
+    task = records.Task(
         forget=sets.forget,
         before=before.forget,
         criteria=criteria,
         retain=retain,
-        validation=sets.validation,
-        validation_perplexity=before.perplexities.get("validation"),
+        validation=_validation(sets.validation, run.training.validation_tokens),
         holdout=sets.holdout,
         holdout_scores=before.holdout,
     )
+    frozen = [models.adapters.FROZEN] if run.model.adapter else []
+    with progress.phase("measure base, validation set"), models.active(model, frozen):
+        perplexity = records.validation_perplexity(model, task, run.evaluation.batch_size, accelerator)
+    return dataclasses.replace(task, validation_perplexity=perplexity)
+
+
+def _validation(validation: Dataset | None, tokens: int | None) -> Dataset | None:
+    """The validation rows that are scored after every epoch."""
+    if validation is None:
+        return None
+    rows = records.drawn(np.array(scoring.predicted_tokens(validation)), tokens)
+    if len(rows) < len(validation):
+        log.info("%d of %d validation texts are scored after every epoch", len(rows), len(validation))
+    return validation.select(rows)
 
 
 def _train(
@@ -183,14 +198,14 @@ def _train(
 ) -> stages.Trained:
     """Run the method's stages, with a progress bar."""
     plan, accelerator = methods.stages(run.method), checkpoints.accelerator
-    with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as progress:
+    with Progress(run.method["name"], len(plan) * run.training.max_epochs, accelerator) as bar:
         if epochs := checkpoints.epochs:
-            progress.skip(epochs)
+            bar.skip(epochs)
             log.info("continuing after epoch %d", epochs)
         context = RunContext(
-            task, run.training, run.stop, goal, accelerator, checkpoints, run.seed, progress.start, progress.update
+            task, run.training, run.stop, goal, accelerator, checkpoints, run.seed, bar.start, bar.update
         )
-        return stages.run(model, plan, context, folder)
+        return stages.run(model, plan, context, folder, run.adapter.dtype)
 
 
 def _write(folder: Path, run: Recipe, trained: stages.Trained, results: RunResults) -> None:

@@ -15,7 +15,8 @@ RANGES: list[tuple[str, Callable[[float], bool], str]] = [
     ("adapter.alpha", lambda value: 0 < value <= 10**9, "above 0 and at most 10**9"),
     ("training.learning_rate", lambda value: 0 < value <= 1000, "above 0 and at most 1000"),
     ("training.max_epochs training.batch_size training.sequences_per_step stop.patience evaluation.batch_size"
-     " data.stride data.prefix_tokens", lambda value: 0 < value <= 10**9, "above 0 and at most 10**9"),
+     " data.stride data.prefix_tokens training.validation_tokens", lambda value: 0 < value <= 10**9,
+     "above 0 and at most 10**9"),
     ("stop.mean_below stop.max_below", lambda value: 0 < value <= 1, "above 0 and at most 1, or `holdout`"),
     ("stop.extractable stop.longest_run stop.max_perplexity_increase data.synthetic training.checkpoint_minutes",
      lambda value: 0 <= value <= 10**9, "0 or more, and at most 10**9"),

@@ -105,6 +105,7 @@ class Adapter:
         dropout: dropout on the adapter's input while training.
         target_modules: all-linear (all but the output layer), or names of modules.
         use_rslora: rank-stabilized scaling.
+        dtype: of the finished adapter's files. It is trained in float32, rounded, and measured as its files hold it.
     """
 
     r: int = 16
@@ -112,6 +113,7 @@ class Adapter:
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
     use_rslora: bool = False
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class Training:
         sequences_per_step: selected sequences in one optimizer step; null takes all.
         optimizer: adamw (betas 0.9 and 0.98, no weight decay) or sgd.
         gradient_checkpointing: recompute activations in the backward pass. It needs less memory and a third more time.
+        validation_tokens: predicted tokens of the validation set that are scored after an epoch. The rows are drawn
+            once; the whole set is scored before and after training. null scores the whole set after every epoch.
         checkpoint_minutes: write a checkpoint, from which --resume continues, after the first step that is this many
             minutes after the last one; 0 after every step. null after every epoch.
     """
@@ -139,6 +143,7 @@ class Training:
     sequences_per_step: int | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     gradient_checkpointing: bool = False
+    validation_tokens: int | None = 1024
     checkpoint_minutes: float | None = None
 
 

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 CHUNK_ELEMENTS = 2**25
-"""Number of logits computed at once: 128 MiB in float32."""
+"""Number of logits computed at once on an accelerator: 128 MiB in float32."""
+
+CPU_CHUNK_ELEMENTS = 2**22
+"""On a CPU: 16 MiB in float32. The C library returns larger blocks to the system at once, and every use of a new one
+costs page faults, which took as long as the arithmetic."""
 
 DEFAULT_SAMPLING = Sampling()
 
@@ -204,8 +208,8 @@ def _splits_exactly(base: Any) -> bool:
 
 
 def chunks(features: torch.Tensor, vocabulary: int) -> list[slice]:
-    """Slices of features, shape (n, hidden), with at most CHUNK_ELEMENTS logits each."""
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    """Slices of features, shape (n, hidden), with at most CHUNK_ELEMENTS logits each, fewer on a CPU."""
+    size = max(1, (CPU_CHUNK_ELEMENTS if features.device.type == "cpu" else CHUNK_ELEMENTS) // vocabulary)
     return [slice(start, start + size) for start in range(0, len(features), size)]
 
 

@@ -1,4 +1,4 @@
-"""Choose a stage's learning rate: take a few steps at each rate of a grid, and undo them.
+"""Choose a stage's learning rate: take a few steps on a few rows at several rates of a grid, and undo them.
 
 The criterion depends on what the stage minimizes. If a usable model minimizes the objective, as that of `match`, the
 rate with the lowest objective after those steps is taken. A ruined model minimizes an ascent's objective, so there the
@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,20 +25,20 @@ from adapter_unlearn.unlearning import loop, records, stopping
 from adapter_unlearn.unlearning.context import RunContext
 from adapter_unlearn.unlearning.plan import Stage
 from adapter_unlearn.unlearning.records import Outcome
+from adapter_unlearn.unlearning.step import Part, restore, snapshot, take_step, trainable
 from adapter_unlearn.unlearning.step import losses as step_losses
-from adapter_unlearn.unlearning.step import restore, snapshot, take_step, trainable
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""The learning rates that are tried."""
+"""The learning rates that may be tried; the search starts in the middle."""
 
-STEPS = 8
+STEPS = 5
 """Steps taken at each rate."""
 
-ROWS = 64
-"""Rows of a set on which the objective is computed, at most."""
+ROWS = 4
+"""Rows of each set in such a step, at most."""
 
-DIVERGED = 2.0
-"""The multiple of the objective before any step above which no larger rate is tried."""
+JUDGED = 8
+"""Rows of each set on which the objective is computed, at most."""
 
 
 def search(
@@ -47,7 +48,7 @@ def search(
     by_objective: bool,
     rates: Sequence[float] = GRID,
 ) -> tuple[float, list[dict[str, Any]]]:
-    """Try the rates in ascending order until one diverges or exceeds the budget, and take the best of those before.
+    """Try the middle rate, then larger ones as long as they are better, or else smaller ones, and take the best.
 
     Args:
         measure: rate -> a record with `objective` and `validation_perplexity` after some steps; at 0, after none.
@@ -59,9 +60,9 @@ def search(
         rates: the grid.
 
     Returns:
-        The rate, and the records of 0 and of each rate that was tried; each says whether that rate was `usable`,
-        `because` of what not, and whether it was `taken`. Where none was usable the smallest is taken, and the run's
-        own perplexity budget limits the damage.
+        The rate, and the records of 0 and of each rate, in the order in which they were tried; each says whether that
+        rate was `usable`, `because` of what not, and whether it was `taken`. Where none was usable the smallest is
+        taken, and the run's own perplexity budget limits the damage.
 
     Raises:
         RecipeError: no rates, or one that is not finite and above 0.
@@ -70,30 +71,49 @@ def search(
         raise RecipeError(f"learning rates {list(rates)}: give finite numbers above 0, at least one")
     grid = sorted(map(float, rates))
     start = measure(0.0) | {"learning_rate": 0.0, "usable": False, "because": "no step was taken; this is the start"}
-    rows = [start]
-    for rate in grid:
-        record = measure(rate)
-        fault = _fault(record, start, base, budget, by_objective)
-        rows.append(record | {"learning_rate": rate, "usable": fault is None, "because": fault})
-        bearable = by_objective and -math.inf < record["objective"] <= DIVERGED * start["objective"]
-        if fault and not bearable:
-            break
-    usable = [row for row in rows if row["usable"]]
-    if not usable:
-        rate = grid[0]
-    elif by_objective:
-        rate = min(usable, key=lambda row: row["objective"])["learning_rate"]
-    else:
-        rate = usable[max(len(usable) - 2, 0)]["learning_rate"]
-    return rate, [row | {"taken": row["learning_rate"] == rate} for row in rows]
+    tried: dict[float, dict[str, Any]] = {}
+
+    def cost(rate: float) -> float:
+        """The objective, or 0 within the budget; infinite where the rate can't be used."""
+        if rate not in tried:
+            record = measure(rate)
+            fault = _fault(record, start, base, budget, by_objective)
+            tried[rate] = record | {"learning_rate": rate, "usable": fault is None, "because": fault}
+        if not tried[rate]["usable"]:
+            return math.inf
+        return float(tried[rate]["objective"]) if by_objective else 0.0
+
+    taken = _lowest(cost, grid) if by_objective else _second_largest(cost, grid)
+    return taken, [row | {"taken": row["learning_rate"] == taken} for row in (start, *tried.values())]
+
+
+def _lowest(cost: Callable[[float], float], grid: Sequence[float]) -> float:
+    """The rate of lowest cost, from the middle upwards, or else downwards; the smallest of equals."""
+    middle = best = len(grid) // 2
+    while math.isfinite(cost(grid[best])) and best + 1 < len(grid) and cost(grid[best + 1]) < cost(grid[best]):
+        best += 1
+    while best <= middle and best > 0 and cost(grid[best - 1]) <= cost(grid[best]):
+        best -= 1
+    return grid[best]
+
+
+def _second_largest(cost: Callable[[float], float], grid: Sequence[float]) -> float:
+    """The second largest rate of finite cost, or the only one, or the smallest rate. The cost grows with the rate."""
+    largest = len(grid) // 2
+    while math.isfinite(cost(grid[largest])) and largest + 1 < len(grid) and math.isfinite(cost(grid[largest + 1])):
+        largest += 1
+    while not math.isfinite(cost(grid[largest])) and largest > 0:
+        largest -= 1
+    return grid[largest - 1] if largest > 0 and math.isfinite(cost(grid[largest - 1])) else grid[largest]
 
 
 def describe(rate: float, rows: Sequence[dict[str, Any]]) -> str:
     """One sentence for the user about what `search` returned."""
-    tried = f"{sum(row['learning_rate'] > 0 for row in rows)} were tried, {rows[-1]['seconds']:.0f} s each"
+    tried = f"{len(rows) - 1} were tried, {rows[-1]['seconds']:.0f} s each"
     if any(row["usable"] for row in rows):
         return f"Learning rate {rate:g} was taken: {tried}."
-    return f"Learning rate {rate:g}, the smallest, was taken, but no rate was usable: {rows[1]['because']}."
+    because = next(row["because"] for row in rows if row["taken"])
+    return f"Learning rate {rate:g}, the smallest, was taken, but no rate was usable: {because}."
 
 
 def _fault(
@@ -119,13 +139,15 @@ def trials(
         model, stage, context, adapter, start: as for loop.train.
 
     Returns:
-        Learning rate -> a record: the objective (coefficient x loss, summed over the stage's terms) on the same rows
-        for every rate, and the validation perplexity, after STEPS steps as `loop.train` takes
-        them; at rate 0, after none. The objective is NaN if a step was not finite. Every call starts from the same
-        adapter, the same draws and a fresh optimizer. The losses' states are typical ones and are not adapted: at
-        first a large retain weight would favour a rate that changes hardly anything.
+        Learning rate -> a record after STEPS steps, or none at rate 0: the objective (coefficient x loss, summed over
+        the stage's terms) on the same rows for every rate, or, where it can't rank rates, the validation perplexity
+        (otherwise None). The steps are those of `loop.train` with at most ROWS rows of a set, all from one selection.
+        The objective is NaN if a step was not finite. Every call starts from the same adapter, the same draws and a
+        fresh optimizer. The losses' states are typical ones and are not adapted: at first a large retain weight would
+        favour a rate that changes hardly anything.
     """
-    task, training, accelerator = context.task, context.training, context.accelerator
+    task, accelerator = context.task, context.accelerator
+    training = replace(context.training, sequences_per_step=min(context.training.sequences_per_step or ROWS, ROWS))
     current = start or records.base_outcome(task)
     with _undone(model):
         parts = loop.prepare(model, stage, context, adapter, current.scored, typical=True)
@@ -135,30 +157,25 @@ def trials(
 
     @_undone(model)
     def measure(learning_rate: float) -> dict[str, Any]:
-        started = time.monotonic()
-        scored, taken, norm = current.scored, 0, 0.0
+        started, norm = time.monotonic(), 0.0
         generator = np.random.default_rng(context.seed)
         optimizer = loop.OPTIMIZERS[training.optimizer](trainable(model), learning_rate)
+        batches = _batches(parts, replace(context, training=training), current, generator)
+        taken = 0
+        model.train()
         with progress.bar(f"try learning rate {learning_rate:g}", STEPS, "step") as bar:
-            while learning_rate and taken < STEPS and math.isfinite(norm):
-                selections = loop.select(parts, task, scored, generator)
-                if selections and not any(len(rows) for _, rows in selections):
+            for batch in itertools.islice(batches, STEPS if learning_rate else 0):
+                _, norm = take_step(model, optimizer, batch, training.batch_size, accelerator)
+                taken += 1
+                bar.update()
+                if not math.isfinite(norm):
                     break
-                model.train()
-                steps = loop.step_batches(parts, selections, context, generator)
-                for batches in itertools.islice(steps, STEPS - taken):
-                    _, norm = take_step(model, optimizer, batches, training.batch_size, accelerator)
-                    taken += 1
-                    bar.update()
-                    if not math.isfinite(norm):
-                        break
-                if taken < STEPS and selections:
-                    with models.scaled(model, adapter, stage.scale):
-                        scored = records.scores(model, task, training.batch_size, accelerator)
+        perplexity = None
         with models.evaluating(model):  # without dropout
             losses = step_losses(model, drawn, training.batch_size, accelerator)
-        with models.scaled(model, adapter, stage.scale):
-            perplexity = records.validation_perplexity(model, task, training.batch_size, accelerator)
+        if not stage.ranks_rates:
+            with models.scaled(model, adapter, stage.scale):
+                perplexity = records.validation_perplexity(model, task, training.batch_size, accelerator)
         objective = sum(part.term.coefficient * losses[part.term.name] for part, _ in drawn)
         objective = objective if math.isfinite(norm) else math.nan
         return {"steps": taken, "objective": objective, "loss": losses} | records.ending(perplexity, started)
@@ -166,9 +183,19 @@ def trials(
     return measure
 
 
+def _batches(
+    parts: list[Part], context: RunContext, current: Outcome, generator: np.random.Generator
+) -> Iterator[list[tuple[Part, list[int]]]]:
+    """The terms and rows of each step of a trial, pass after pass over one selection."""
+    selected = loop.select(parts, context.task, current.scored, generator)
+    while not selected or any(len(rows) for _, rows in selected):
+        for batches in loop.step_batches(parts, selected, context, generator):
+            yield [(part, rows[:ROWS]) for part, rows in batches]
+
+
 def _some(rows: np.ndarray, generator: np.random.Generator) -> list[int]:
-    """At most ROWS of the rows."""
-    return np.sort(generator.choice(rows, min(len(rows), ROWS), replace=False)).tolist()
+    """At most JUDGED of the rows."""
+    return np.sort(generator.choice(rows, min(len(rows), JUDGED), replace=False)).tolist()
 
 
 @contextmanager

@@ -130,6 +130,18 @@ def validation_perplexity(
     return scoring.perplexity(scored, task.validation)
 
 
+def drawn(tokens: np.ndarray, limit: int | None) -> np.ndarray:
+    """The rows of a set that stay within a number of predicted tokens: a fixed draw, in ascending order, at least one.
+
+    Args:
+        tokens: predicted tokens of each row, shape (rows,).
+        limit: of their sum; None takes all rows.
+    """
+    order = np.random.default_rng(0).permutation(len(tokens))
+    within = len(order) if limit is None else int((tokens[order].cumsum() <= limit).sum())
+    return np.sort(order[: max(within, 1)])
+
+
 def extraction_likelihood(model: torch.nn.Module, task: Task, batch_size: int, accelerator: Accelerator) -> float:
     """The forget set's mean. It needs generation, so it is measured only when all other stop rules hold."""
     names = ("extraction_likelihood",)

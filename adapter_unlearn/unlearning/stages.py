@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import torch
 
 from adapter_unlearn import models
 from adapter_unlearn.unlearning import learning_rate_search, loop, records, scale_search, stopping
@@ -40,7 +41,7 @@ class Trained:
     rates: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run(model: Any, plan: Stages, context: RunContext, folder: Path) -> Trained:
+def run(model: Any, plan: Stages, context: RunContext, folder: Path, dtype: str = "float32") -> Trained:
     """Train a method's adapters and add them up.
 
     Args:
@@ -49,6 +50,7 @@ def run(model: Any, plan: Stages, context: RunContext, folder: Path) -> Trained:
         context: of the run. Its goal and `stop.early` are those of the last stage; the stages before end early. Its
             checkpoint, if it has one, is continued.
         folder: an empty folder for the adapters.
+        dtype: name of the dtype of the adapter that ships.
     """
     budget, checkpoints = context.stop.max_perplexity_increase, context.checkpoints
     state = checkpoints.run
@@ -88,7 +90,9 @@ def run(model: Any, plan: Stages, context: RunContext, folder: Path) -> Trained:
         state.outcome, state.rate, state.position = outcome, None, None
         checkpoints.write(model)
     assert state.outcome is not None
-    return Trained(_sum(model, state.parts, folder), state.outcome, state.parts, state.scales, state.rates)
+    shipped = _sum(model, state.parts, folder)
+    arithmetic.cast(shipped, getattr(torch, dtype))
+    return Trained(shipped, state.outcome, state.parts, state.scales, state.rates)
 
 
 def _name(stage: int) -> str:

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
-from adapter_unlearn import models, scoring
+from adapter_unlearn import models, progress, scoring
 from adapter_unlearn.unlearning.loss_table import LOSSES
 from adapter_unlearn.unlearning.losses import function_of, nll, per_token
 from adapter_unlearn.unlearning.plan import Term
@@ -110,13 +110,15 @@ def _sums(
     lengths = [scoring.predicted_tokens(part.sequences.select(rows)) for part, rows in batches]
     most = max(1, *map(sum, lengths))  # divided by in float32, after the backward pass: before, float16 would underflow
     sums = []
-    for (part, rows), tokens in zip(batches, lengths):
-        usable = [row for row, length in zip(rows, tokens) if length]  # the others have no token to learn from
-        count = max(1, len(usable) if LOSSES[part.term.loss].over == "sequences" else sum(tokens))
-        share, total = models.share_of(usable, accelerator), 0.0
-        for batch in scoring.batches(part.sequences, share, scoring.rows_per_forward(model, batch_size)):
-            total += backward(model, part, batch, part.term.coefficient * most / count)
-        sums.append(total / count)
+    with progress.bar("step", sum(map(len, lengths)), "seq") as bar:
+        for (part, rows), tokens in zip(batches, lengths):
+            usable = [row for row, length in zip(rows, tokens) if length]  # the others have no token to learn from
+            count = max(1, len(usable) if LOSSES[part.term.loss].over == "sequences" else sum(tokens))
+            share, total = models.share_of(usable, accelerator), 0.0
+            for batch in scoring.batches(part.sequences, share, scoring.rows_per_forward(model, batch_size)):
+                total += backward(model, part, batch, part.term.coefficient * most / count)
+                bar.update(len(batch) * accelerator.num_processes)
+            sums.append(total / count)
     return sums, most
 
 

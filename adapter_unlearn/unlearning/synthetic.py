@@ -18,13 +18,16 @@ from transformers import GenerationConfig
 from adapter_unlearn import models, progress, scoring
 from adapter_unlearn.data import bos_tokens, overlaps
 
+AT_ONCE = 4096
+"""Tokens in a batch that is generated: a step costs little more for many rows than for few."""
+
 PIECE, SHARED = 12, 10
 """Tokens of a retain text that the base continues; and the length of a run of tokens that no synthetic text may share
 with the forget set, so that recited text is not preserved."""
 
 
 def with_synthetic(
-    model: Any, retain: Dataset, forget: Dataset, number: int, batch_size: int, seed: int, accelerator: Accelerator
+    model: Any, retain: Dataset, forget: Dataset, number: int, seed: int, accelerator: Accelerator
 ) -> Dataset:
     """The retain set with up to `number` synthetic texts added.
 
@@ -34,12 +37,11 @@ def with_synthetic(
             source.
         forget: synthetic texts that share a run of SHARED tokens with it are left out.
         number: texts to generate, sampled from the full distribution at temperature 1.
-        batch_size: texts generated at once.
         seed: of the positions and of the sampling.
         accelerator: the first process generates, all processes get the same texts.
     """
     first = accelerator.is_main_process
-    rows = models.broadcast(_generate(model, retain, number, batch_size, seed) if first else None, accelerator)
+    rows = models.broadcast(_generate(model, retain, number, seed) if first else None, accelerator)
     names = [f"synthetic-{index}" for index in range(len(rows))]
     columns: dict[str, list[Any]] = {name: [None] * len(names) for name in retain.column_names}
     columns |= {"id": names, "document": names, "input_ids": rows}
@@ -49,7 +51,7 @@ def with_synthetic(
     return concatenate_datasets([retain, added.select([i for i, name in enumerate(names) if name not in recited])])
 
 
-def _generate(model: Any, retain: Dataset, number: int, batch_size: int, seed: int) -> list[list[int]]:
+def _generate(model: Any, retain: Dataset, number: int, seed: int) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     bos, sources = bos_tokens(retain), retain["input_ids"]
     tasks = []  # (opening, tokens to generate)
@@ -60,6 +62,7 @@ def _generate(model: Any, retain: Dataset, number: int, batch_size: int, seed: i
         start = int(generator.integers(0, max(1, len(body) - length)))
         piece = [*lead, *body[start : start + length]]
         tasks.append((piece, max(1, len(ids) - len(piece))))
+    at_once = max(1, AT_ONCE // max((len(piece) + more for piece, more in tasks), default=1))
     tasks.sort(key=lambda task: (len(task[0]), task[1]))  # openings of one length need no padding
     rows: list[list[int]] = []
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
@@ -72,7 +75,7 @@ def _generate(model: Any, retain: Dataset, number: int, batch_size: int, seed: i
     ):
         torch.manual_seed(seed)
         while tasks:
-            batch = [task for task in tasks[:batch_size] if len(task[0]) == len(tasks[0][0])]
+            batch = [task for task in tasks[:at_once] if len(task[0]) == len(tasks[0][0])]
             tasks = tasks[len(batch) :]
             openings = torch.tensor([opening for opening, _ in batch], device=scoring.device_of(model))
             longest = max(more for _, more in batch)

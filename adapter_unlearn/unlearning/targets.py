@@ -10,7 +10,7 @@ what the loss takes in a step, `after_epoch` adapts it, and `arrays` and `load` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from adapter_unlearn import scoring
+from adapter_unlearn import progress, scoring
 from adapter_unlearn.errors import InputError
 from adapter_unlearn.unlearning.loss_table import LOSSES
 from adapter_unlearn.unlearning.losses import per_token, values_of
@@ -138,7 +138,8 @@ def prepare(
         return LossState()
     assert task.holdout is not None and task.holdout_scores is not None, "checked by methods.check_sets"
     matches = match_sequences(task.before, task.holdout_scores)
-    values = holdout_values(model, task.holdout, batch_size, frozen)
+    rows = sorted(set(matches.values()))
+    values = dict(zip(rows, holdout_values(model, task.holdout.select(rows), batch_size, frozen)))
     targets = target_values(matches, scoring.predicted_tokens(task.forget), values)
     return MatchedTargets(targets, TYPICAL_WEIGHT if typical else 1.0)
 
@@ -175,7 +176,7 @@ def holdout_values(
 ) -> list[np.ndarray]:
     """Log-probability and margin of each sequence's tokens under the reference model, shape (predicted tokens, 2)."""
     values: dict[int, np.ndarray] = {}
-    with as_reference(model, frozen):
+    with as_reference(model, frozen), progress.bar("measure holdout values", len(sequences), "seq") as bar:
         indices = list(range(len(sequences)))
         for batch in scoring.batches(sequences, indices, scoring.rows_per_forward(model, batch_size)):
             chosen = sequences.select(batch)
@@ -183,18 +184,19 @@ def holdout_values(
             chunks = scoring.chunks(predicted[0], scoring.vocabulary_of(model))
             tokens = per_token(values_of, predicted, chunks).cpu().numpy()
             values |= zip(batch, np.split(tokens, np.cumsum(scoring.predicted_tokens(chosen))[:-1]))
+            bar.update(len(batch))
     return [values[index] for index in indices]
 
 
 def target_values(
-    matches: dict[int, int], forget_lengths: Sequence[int], holdout: Sequence[np.ndarray]
+    matches: dict[int, int], forget_lengths: Sequence[int], holdout: Mapping[int, np.ndarray]
 ) -> list[np.ndarray]:
     """Each forget sequence's target log-probabilities and margins: its match's, sorted, one pair per predicted token.
 
     Args:
         matches: from `match_sequences`.
         forget_lengths: predicted tokens of each forget sequence.
-        holdout: the values of each holdout sequence, shape (its predicted tokens, 2).
+        holdout: the values of each matched holdout row, shape (its predicted tokens, 2).
 
     Returns:
         For each forget sequence, shape (its predicted tokens, 2), every column ascending: quantiles of the match's
@@ -204,7 +206,7 @@ def target_values(
     return [
         np.quantile(holdout[matches[row]], (np.arange(length) + 0.5) / length, axis=0, method="hazen")
         if row in matches and length
-        else np.zeros((0, holdout[0].shape[1]))
+        else np.zeros((0, 2))
         for row, length in enumerate(forget_lengths)
     ]
 

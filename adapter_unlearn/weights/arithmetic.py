@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from adapter_unlearn.errors import ModelError, RecipeError
 from adapter_unlearn.runs import run_folder
@@ -107,6 +107,15 @@ def compress(adapter: str | Path, output_dir: str | Path, rank: int, overwrite: 
         ModelError, RecipeError, OutputError: as combine.
     """
     return _sum("compress", [adapter], [1.0], output_dir, rank, overwrite, False)
+
+
+def cast(folder: str | Path, dtype: torch.dtype) -> None:
+    """Round the factors of a finished adapter, in its folder, to a dtype; none is made wider."""
+    path = Path(folder) / WEIGHTS
+    tensors = load_file(path)
+    if any(tensor.itemsize > dtype.itemsize for tensor in tensors.values()):
+        rounded = {key: x.to(dtype) if x.itemsize > dtype.itemsize else x for key, x in tensors.items()}
+        save_file(rounded, path, metadata={"format": "pt"})
 
 
 def _sum(

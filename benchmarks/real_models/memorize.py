@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapter_unlearn import load_sequences, score
 
-TOKENS, GENERAL_TOKENS = 64, 128
+TOKENS = 64
 SIZES = {"forget": 12, "retain": 200, "holdout": 128}
 GENERAL = {"validation": 48, "test": 80}
 PERIODS = (1, 2, 4)
@@ -61,7 +61,7 @@ def main() -> None:
 def draw(tokenizer: Any, data: Path, generator: random.Random) -> dict[str, list[list[int]]]:
     """Every set as rows of token ids; no article or text is in two sets."""
     passages = [ids[:TOKENS] for ids in texts(tokenizer, data / "wikitext.csv", TOKENS)]
-    general = [ids[:GENERAL_TOKENS] for ids in texts(tokenizer, data / "pile.csv", GENERAL_TOKENS)]
+    general = [ids[:TOKENS] for ids in texts(tokenizer, data / "pile.csv", TOKENS)]
     sets = {}
     for rows, sizes in ((passages, SIZES), (general, GENERAL)):
         generator.shuffle(rows)
@@ -104,7 +104,7 @@ def train(
             frame = score(model, forget, ["memorization_accuracy", "extractable", "loss"])
             scores = {name: frame[name].astype(float).round(4).tolist() for name in frame.columns[2:5]}
             accuracy = float(frame["memorization_accuracy"].mean())
-            print(f"step {step}: loss {float(loss):.3f}, forget MA {accuracy:.3f}", flush=True)
+            print(f"step {step}: loss {loss.item():.3f}, forget MA {accuracy:.3f}", flush=True)
             if accuracy >= MEAN_ACCURACY and not queue:
                 break
     return step, scores

@@ -12,6 +12,7 @@ import pytest
 from helpers import as_sequences, random_rows
 
 from adapter_unlearn import ModelError, UserError, evaluate, load_base, models, score, scoring, unlearn
+from adapter_unlearn.data import Sets
 from adapter_unlearn.evaluation import forms as deployment
 from adapter_unlearn.recipe import Data, Evaluation, Model
 from adapter_unlearn.weights import merging
@@ -47,6 +48,21 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(memorizers, files, tmp_path_factory):
     return unlearn(recipe(str(memorizers("llama")), files, tmp_path_factory.mktemp("runs") / "sga"))
+
+
+def test_a_measurement_that_is_completed_is_the_whole_one(memorizers):
+    rows = {name: as_sequences(random_rows(seed)) for seed, name in enumerate(("forget", "retain", "holdout", "test"))}
+    model = load_base(str(memorizers("llama")), "none", "float32")
+    measuring = deployment.Measuring(Sets(**rows))
+    whole = deployment.measure(model, "base", [], measuring)
+    part = deployment.measure(model, "base", [], measuring, only=("forget", "holdout"))
+    assert list(part.perplexities) == list(part.losses) == list(part.tokens) == ["holdout"]
+    done = deployment.completed(part, model, [], measuring)
+    assert done.forget is part.forget and done.curves is part.curves
+    for key in ("perplexities", "losses", "tokens"):
+        one, other = getattr(whole, key), getattr(done, key)
+        assert list(one) == list(other) == ["retain", "holdout", "test"]
+        assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
 
 
 def summary_of(run):

@@ -13,6 +13,7 @@ from synthetic_runs import SPREAD, measurement
 from transformers import AutoModelForCausalLM
 
 from adapter_unlearn import Adapter, Permissions, models, recipe
+from adapter_unlearn.data import Sets
 from adapter_unlearn.pipeline import resuming
 from adapter_unlearn.runs import checkpoint_file
 from adapter_unlearn.runs.checkpoint_file import Saved
@@ -44,11 +45,14 @@ class Run:
         self.optimizer.step()
         term = Term("forget", "forget", at_least, "ascent", 1.0, {})
         self.parts = [Part(term, as_sequences(random_rows(0)[:2]), state=MatchedTargets([torch.ones(23, 2).numpy()]))]
-        self.before = measurement("base", SPREAD)
+        self.before = measurement("base", SPREAD).forget
+        self.sets = Sets(as_sequences(random_rows(0)[:2]), holdout=as_sequences(random_rows(1)[:2]))
         self.accelerator = Accelerator()
 
     def write(self) -> None:
-        checkpoints = resuming.checkpoints(self.recipe, None, self.model, BASE, self.before, self.accelerator)
+        checkpoints = resuming.checkpoints(
+            self.recipe, None, self.model, BASE, self.before, self.sets, self.accelerator
+        )
         outcome = Outcome([{"epoch": 0}, {"epoch": 1}], 1, pd.DataFrame({"id": ["a"], "loss": [0.5]}))
         position = Position(outcome, outcome.scored, {"state": 1}, (1, 0.5), [torch.ones(2)], 2, 1)
         checkpoints.run = RunState(position=position)
@@ -56,7 +60,9 @@ class Run:
 
     def resume(self) -> None:
         saved = resuming.check(self.recipe, Permissions(resume=True))
-        checkpoints = resuming.checkpoints(self.recipe, saved, self.model, BASE, self.before, self.accelerator)
+        checkpoints = resuming.checkpoints(
+            self.recipe, saved, self.model, BASE, self.before, self.sets, self.accelerator
+        )
         assert checkpoints.epochs >= 0
         checkpoints.restore_adapters(self.model)
         checkpoints.restore_stage(self.model, self.optimizer, self.parts)

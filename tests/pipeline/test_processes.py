@@ -136,7 +136,7 @@ def test_two_processes_take_the_same_learning_rate(trained, two):
     rates = [lines(folder, "learning_rate_search.jsonl") for folder in (one, shared)]
     for ours, theirs in zip(*rates, strict=True):
         assert ours["objective"] == pytest.approx(theirs["objective"], rel=1e-4)
-        assert ours["validation_perplexity"] == pytest.approx(theirs["validation_perplexity"], rel=1e-4)
+        assert ours["validation_perplexity"] is theirs["validation_perplexity"] is None, "the objective decides"
     assert_same_adapter(shared, one)
 
 

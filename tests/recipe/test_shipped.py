@@ -1,48 +1,18 @@
-"""The shipped model and method files: each one, each pair, and the pairs that were single files once."""
+"""The shipped model and method files: each one, and each pair."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from adapter_unlearn import RecipeError, load_recipe, recipe
-from adapter_unlearn.cli import demo
+from adapter_unlearn import RecipeError, load_recipe
 from adapter_unlearn.recipe import shipped
 from adapter_unlearn.unlearning import methods
 
 MODELS, METHODS = (shipped.names(kind) for kind in shipped.KINDS)
-OLD = json.loads((Path(__file__).parent / "old_recipes.json").read_text(encoding="utf-8"))
-"""What each recipe of version 0.1 resolved to, key by key; `common` holds the keys of those that do not name them."""
-COMMON = OLD.pop("common") | {"training.checkpoint_minutes": None}  # a later key, at its default
 SETS = ["--data.retain", "r", "--data.holdout", "u"]
-
-
-def flat(run: recipe.Recipe) -> dict[str, object]:
-    """Keys with dots and their values; the method is resolved."""
-    values = recipe.as_dict(run) | {"method": methods.resolve(run.method)}
-    values["model"].pop("trust_remote_code", None)  # once a key
-    return {
-        f"{section}.{key}" if key else section: value
-        for section, keys in values.items()
-        for key, value in (keys.items() if isinstance(keys, dict) and section != "method" else [("", keys)])
-    }
-
-
-@pytest.mark.parametrize("old", OLD)
-def test_a_pair_is_the_old_file(old):
-    model, method = old.split("/")
-    expected = COMMON | OLD[old]
-    expected["method"] = methods.resolve(expected["method"])
-    assert flat(load_recipe([f"models/{model}.yaml", f"methods/{method}.yaml"])) == expected
-
-
-def test_the_demo_runs_the_old_recipe():
-    expected = COMMON | OLD["tiny-cpu/match"]
-    expected["method"] = methods.resolve(expected["method"])
-    assert flat(load_recipe([shipped.folder() / name for name in demo.RECIPE])) == expected
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -44,49 +44,56 @@ def lookup(values: dict[float, tuple[float, float | None]]):
 def test_the_lowest_objective_wins_whatever_the_perplexity():
     measure, tried = lookup({0: (5, 10), 1e-3: (4, 10), 3e-3: (2, 20), 1e-2: (3, 90)})
     rate, rows = learning_rate_search.search(measure, BASE, 0.05, True, [1e-2, 1e-3, 3e-3])
-    assert rate == 3e-3 and tried == [0.0, 1e-3, 3e-3, 1e-2] == [row["learning_rate"] for row in rows]
+    assert rate == 3e-3 and tried == [0.0, 3e-3, 1e-2, 1e-3] == [row["learning_rate"] for row in rows]
     assert [row["usable"] for row in rows] == [False, True, True, True]
+    assert [row["taken"] for row in rows] == [False, True, False, False]
+
+
+def test_where_larger_rates_are_better_no_smaller_one_is_tried():
+    measure, tried = lookup({0: (5, 10), 1e-3: (4, 10), 3e-3: (3, 20), 1e-2: (2, 90)})
+    assert learning_rate_search.search(measure, BASE, None, True, [1e-4, 3e-4, 1e-3, 3e-3, 1e-2])[0] == 1e-2
+    assert tried == [0.0, 1e-3, 3e-3, 1e-2]
 
 
 def test_an_ascent_that_keeps_its_budget_at_every_rate_or_at_the_smallest_only():
     rates = [1e-4, 1e-3, 1e-2]
-    measure, _ = lookup({0: (-1, 10)} | dict.fromkeys(rates, (-2, 10)))
+    measure, tried = lookup({0: (-1, 10)} | dict.fromkeys(rates, (-2, 10)))
     assert learning_rate_search.search(measure, BASE, 0.05, False, rates)[0] == 1e-3
+    assert 1e-4 not in tried
     measure, _ = lookup({0: (-1, 10), 1e-4: (-2, 10), 1e-3: (-2, 11)})
     assert learning_rate_search.search(measure, BASE, 0.05, False, rates)[0] == 1e-4
 
 
 def test_of_equal_objectives_the_smallest_rate_wins():
-    measure, _ = lookup({0: (5, None), 1e-3: (4, None), 3e-3: (2, None), 1e-2: (2, None)})
-    assert learning_rate_search.search(measure, BASE, None, True, [1e-3, 3e-3, 1e-2])[0] == 3e-3
+    measure, _ = lookup({0: (5, None), 1e-3: (2, None), 3e-3: (2, None), 1e-2: (2, None)})
+    assert learning_rate_search.search(measure, BASE, None, True, [1e-3, 3e-3, 1e-2])[0] == 1e-3
 
 
 def test_an_ascent_takes_the_second_largest_rate_within_the_budget():
     measure, tried = lookup({0: (-1, 10), 1e-4: (-2, 10.4), 1e-3: (-9, 10.5), 1e-2: (-90, 10.6), 1e-1: (-1, 10)})
     rate, rows = learning_rate_search.search(measure, BASE, 0.05, False, [1e-4, 1e-3, 1e-2, 1e-1])
-    assert rate == 1e-4 and tried[-1] == 1e-2, "a rate past the budget is the last"
+    assert rate == 1e-4 and tried == [0.0, 1e-2, 1e-3, 1e-4], "the middle one is past the budget"
     assert [(row["usable"], row["taken"]) for row in rows] == [
         (False, False),
-        (True, True),
-        (True, False),
         (False, False),
+        (True, False),
+        (True, True),
     ]
-    assert "+6.0%" in rows[-1]["because"] and "+5.0%" in rows[-1]["because"]
+    assert "+6.0%" in rows[1]["because"] and "+5.0%" in rows[1]["because"]
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("by_objective", [True, False])
-def test_a_rate_that_is_not_finite_is_the_last(broken, by_objective):
+def test_after_a_rate_that_is_not_finite_no_larger_one_is_tried(broken, by_objective):
     measure, tried = lookup({0: (5, 10), 1e-4: (4, 10), 1e-3: (broken, 10), 1e-2: (1, 10)})
     rate, rows = learning_rate_search.search(measure, BASE, 0.05, by_objective, [1e-4, 1e-3, 1e-2])
-    assert rate == 1e-4 and tried[-1] == 1e-3 and "not finite" in rows[-1]["because"]
+    assert rate == 1e-4 and tried == [0.0, 1e-3, 1e-4] and "not finite" in rows[1]["because"]
 
 
-def test_an_objective_that_rose_is_not_usable_and_one_that_diverged_is_the_last():
-    values = {0: (1.0, 10), 1e-4: (1.1, 10), 1e-3: (0.9, 10), 3e-3: (2.1, 10), 1e-2: (0.1, 10)}
-    measure, tried = lookup(values)
+def test_an_objective_that_rose_is_not_usable():
+    measure, tried = lookup({0: (1.0, 10), 1e-4: (1.1, 10), 1e-3: (0.9, 10), 3e-3: (2.1, 10), 1e-2: (0.1, 10)})
     rate, rows = learning_rate_search.search(measure, BASE, None, True, [1e-4, 1e-3, 3e-3, 1e-2])
-    assert rate == 1e-3 and tried[-1] == 3e-3
+    assert rate == 1e-3 and tried == [0.0, 3e-3, 1e-3, 1e-4]
     assert [row["usable"] for row in rows] == [False, False, True, False]
 
 
@@ -94,7 +101,7 @@ def test_an_objective_that_rose_is_not_usable_and_one_that_diverged_is_the_last(
 def test_where_none_is_usable_the_smallest_is_taken(by_objective, perplexity):
     measure, _ = lookup({0: (1, 10), 1e-4: (3, perplexity), 1e-3: (3, perplexity)})
     rate, rows = learning_rate_search.search(measure, BASE, 0.05, by_objective, [1e-4, 1e-3])
-    assert rate == 1e-4 and len(rows) == 2 and not rows[1]["usable"]
+    assert rate == 1e-4 and len(rows) == 3 and not any(row["usable"] for row in rows)
     assert "0.0001, the smallest," in learning_rate_search.describe(rate, rows)
 
 
@@ -104,20 +111,37 @@ def test_rates_that_are_none(rates):
         learning_rate_search.search(lambda rate: pytest.fail("nothing may be measured"), BASE, None, True, rates)
 
 
-NUMBERS = st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0, math.nan])
+NUMBERS = st.sampled_from([0.5, 0.6, 0.7, 0.8, 2.0, math.nan])
+
+
+def is_usable(figures, by_objective):
+    objective, perplexity = figures
+    return objective < 1.0 if by_objective else not math.isnan(objective) and perplexity <= 10.5
 
 
 @given(st.lists(st.tuples(NUMBERS, st.sampled_from([9.0, 10.5, 10.6])), min_size=1, max_size=6), st.booleans())
-def test_the_rule_is_its_definition(figures, by_objective):
-    """On all rows at once instead of one rate after the other."""
+def test_no_neighbour_of_the_rate_is_better(figures, by_objective):
     rates = [10.0**i for i in range(len(figures))]
     measure, tried = lookup({0: (1.0, 10.0)} | dict(zip(rates, figures)))
     rate, _ = learning_rate_search.search(measure, BASE, 0.05, by_objective, rates)
-    broken = [not o <= 2.0 if by_objective else math.isnan(o) or p > 10.5 for o, p in figures]
-    reached = broken.index(True) if any(broken) else len(figures)
-    good = [(o, r) for r, (o, _) in zip(rates[:reached], figures) if not by_objective or o < 1.0]
-    expected = rates[0] if not good else min(good)[1] if by_objective else good[-2:][0][1]
-    assert rate == expected and tried == [0.0, *rates[: reached + 1]]
+    assert len(set(tried)) == len(tried), "each rate once"
+    i = rates.index(rate)
+    usable = [is_usable(pair, by_objective) for pair in figures]
+    assert usable[i] or i == 0
+    if by_objective and usable[i]:
+        neighbours = [figures[k][0] for k in (i - 1, i + 1) if 0 <= k < len(rates) and usable[k]]
+        assert all(figures[i][0] <= value for value in neighbours)
+
+
+@given(st.integers(0, 5), st.integers(1, 6), st.booleans())
+def test_the_rule_where_the_objective_has_one_minimum_and_the_perplexity_grows(best, length, by_objective):
+    """Against the definition: the lowest of all, and the second largest of all within the budget."""
+    rates = [10.0**i for i in range(length)]
+    figures = {rate: (0.1 * abs(i - best), 10.45 + 0.1 * (i - best)) for i, rate in enumerate(rates)}
+    measure, _ = lookup({0: (1.0, 10.0)} | figures)
+    rate, _ = learning_rate_search.search(measure, BASE, 0.05, by_objective, rates)
+    within = [r for r in rates if figures[r][1] <= 10.5]
+    assert rate == (min(rates, key=lambda r: figures[r][0]) if by_objective else within[-2:][0])
 
 
 def one_stage(name, **options):
@@ -197,23 +221,40 @@ def test_a_trial_is_undone(problem, trials, stage, monkeypatch):
     assert first["objective"] != measure(0.0)["objective"] and first["steps"] == learning_rate_search.STEPS
 
 
-def test_a_trial_steps_as_training_does(problem, trials, context):
-    """A trial measures the state in which training itself would be after as many steps."""
+def test_a_trial_steps_as_training_does(problem, trials, context, monkeypatch):
+    """With as many rows as a step has, a trial measures the state in which training would be after as many steps."""
     model, task = problem()
-    stage = one_stage("sga", threshold=0.5, retain_weight=1.0, retain_sequences=3)
-    record = trials(model, task, stage, dataclasses.replace(AUTO, sequences_per_step=3))(1e-2)
+    stage = one_stage("graddiff", retain_sequences=3)
+    few = trials(model, task, stage)(1e-2)
+    monkeypatch.setattr(learning_rate_search, "ROWS", len(task.forget))
     whole = trials(model, task, stage)(1e-2)
     epochs = learning_rate_search.STEPS  # one step an epoch
     training = Training(learning_rate=1e-2, max_epochs=epochs, batch_size=5)
     outcome = loop.train(model, stage, context(task, training))
     assert outcome.log[-1]["epoch"] == epochs
-    assert outcome.log[-1]["n_selected"] < outcome.log[1]["n_selected"], "it is scored and selected anew"
     assert whole["validation_perplexity"] == pytest.approx(outcome.log[-1]["validation_perplexity"], rel=1e-6)
-    assert record["steps"] == epochs and record["validation_perplexity"] != whole["validation_perplexity"]
+    assert few["steps"] == whole["steps"] == epochs
+    assert few["validation_perplexity"] != whole["validation_perplexity"]
 
 
-def test_the_objective_is_that_of_the_terms(problem, trials):
-    """Against the losses' own definition, on all rows: there are fewer than ROWS. Without dropout."""
+def test_the_rows_of_a_trial(problem, trials, monkeypatch):
+    """At most ROWS of each set in a step, from the first selection."""
+    monkeypatch.setattr(learning_rate_search, "ROWS", 2)
+    model, task = problem()
+    batches = []
+    take_step = learning_rate_search.take_step
+    monkeypatch.setattr(learning_rate_search, "take_step", lambda *args: batches.append(args[2]) or take_step(*args))
+    trials(model, task, one_stage("sga", threshold=0.5, retain_weight=1.0, retain_sequences=3))(1e-3)
+    assert len(batches) == learning_rate_search.STEPS
+    selected = set(np.flatnonzero(task.before["memorization_accuracy"] >= 0.5))
+    for (forget, rows), (retain, others) in batches:
+        assert (forget.term.rows, retain.term.rows) == ("forget", "retain")
+        assert 1 <= len(rows) <= 2 and set(rows) <= selected and len(others) == 2
+
+
+def test_the_objective_is_that_of_the_terms(problem, trials, monkeypatch):
+    """Against the losses' own definition, on all rows. Without dropout."""
+    monkeypatch.setattr(learning_rate_search, "JUDGED", 100)
     model, task = problem(dropout=0.5)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -260,8 +301,8 @@ def test_a_rate_that_explodes_is_a_row(problem, trials, optimizer, monkeypatch):
     model, task = problem()
     measure = trials(model, task, one_stage("match"), dataclasses.replace(AUTO, optimizer=optimizer))
     rate, rows = learning_rate_search.search(measure, records.base_outcome(task).log[0], None, True, [1e-3, 1e30, 1e31])
-    assert rate == 1e-3 and [row["learning_rate"] for row in rows] == [0.0, 1e-3, 1e30]
-    assert not rows[-1]["usable"] and "not finite" in rows[-1]["because"]
+    assert rate == 1e-3 and [row["learning_rate"] for row in rows] == [0.0, 1e30, 1e-3]
+    assert not rows[1]["usable"] and "not finite" in rows[1]["because"]
 
 
 def test_a_trial_caches_the_reference_s_states_for_itself(problem, trials, context, monkeypatch):

@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapter_unlearn import score
 from adapter_unlearn.evaluation import criteria
@@ -47,3 +49,21 @@ def test_a_scale_is_measured_and_left(problem):
     assert record["scale"] == 0.0 and record["failing"] == base["failing"]
     assert record["memorization_accuracy_mean"] == pytest.approx(base["memorization_accuracy_mean"])
     assert scored["loss"].tolist() == pytest.approx(score(model, task.forget)["loss"].tolist())
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.one_of(st.none(), st.integers(1, 400)))
+def test_drawn_rows_stay_within_the_tokens(tokens, limit):
+    rows = records.drawn(np.array(tokens), limit)
+    assert rows.tolist() == sorted(set(rows.tolist())) and set(rows) <= set(range(len(tokens)))
+    assert rows.tolist() == records.drawn(np.array(tokens), limit).tolist(), "the draw is fixed"
+    total = sum(tokens[row] for row in rows)
+    if limit is None or sum(tokens) <= limit:
+        assert len(rows) == len(tokens)
+    else:
+        assert len(rows) == 1 or total <= limit
+        assert total + max(tokens) >= limit or len(rows) == 1
+
+
+def test_drawn_rows_come_from_all_over_the_set():
+    rows = records.drawn(np.full(100, 10), 200)
+    assert len(rows) == 20 and rows.min() < 20 and rows.max() >= 80

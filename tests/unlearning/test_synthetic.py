@@ -19,8 +19,8 @@ def model(memorizers):
     return models.attach(base, Adapter(r=4, alpha=8))
 
 
-def wrote(model, retain, forget=NOTHING, number=12, batch_size=5, seed=0):
-    return with_synthetic(model, retain, forget, number, batch_size, seed, Accelerator())
+def wrote(model, retain, forget=NOTHING, number=12, seed=0):
+    return with_synthetic(model, retain, forget, number, seed, Accelerator())
 
 
 def stands_in(piece, row):
@@ -68,7 +68,7 @@ def test_it_samples_the_whole_distribution(model):
     """One token behind a fixed opening, often: its frequencies are the model's probabilities."""
     opening = random_rows(9, (2,))[0]
     retain = as_sequences([opening])  # a piece of one token, and one to write
-    found = wrote(model, retain, number=4000, batch_size=2000)["input_ids"][1:]
+    found = wrote(model, retain, number=4000)["input_ids"][1:]
     with torch.no_grad():
         p = model(input_ids=torch.tensor([opening[:1]])).logits[0, -1].softmax(-1)
     counts = torch.bincount(torch.tensor([row[1] for row in found]), minlength=len(p)) / len(found)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 
 from adapter_unlearn.errors import ModelError, OutputError, RecipeError
 from adapter_unlearn.runs import run_folder
-from adapter_unlearn.weights import adapter_files
+from adapter_unlearn.weights import adapter_files, arithmetic
 from adapter_unlearn.weights.arithmetic import combine, compress, negate
 
 torch.set_num_threads(1)
@@ -503,3 +503,15 @@ def test_an_alpha_that_is_no_number_is_not_negated(plain, tmp_path, alpha):
     config = json.loads((adapter / "adapter_config.json").read_text()) | {"lora_alpha": alpha}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     assert_refused(adapter, tmp_path, "lora_alpha")
+
+
+def test_a_cast_rounds_every_factor_and_widens_none(tmp_path):
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = {"a": torch.randn(3, 5), "b": torch.randn(5, 3).half()}
+    save_file(tensors, path)
+    arithmetic.cast(tmp_path, torch.bfloat16)
+    found = load_file(path)
+    assert torch.equal(found["a"], tensors["a"].bfloat16()) and torch.equal(found["b"], tensors["b"])
+    content = path.read_bytes()
+    arithmetic.cast(tmp_path, torch.float32)
+    assert path.read_bytes() == content
