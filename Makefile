@@ -1,4 +1,4 @@
-# make demo   the main job on the embedded default: about two minutes on two cores after installation
+# make demo   the main job on the embedded default: two to three minutes on two cores after installation
 # make test   the tests, offline after installation
 # make notebooks   runs the notebooks, offline after installation: about a minute each on two cores
 # make lint   style and formatting;  make types   mypy;  make clean   forget the environment

@@ -24,4 +24,6 @@ def run(parser: jsonargparse.ArgumentParser, words: list[str]) -> None:
     unlearn_and_show(chosen, from_flags(Permissions, values), demo=True)
 
 
-COMMAND = Command("unlearn the embedded forget set: everything in two minutes, nothing to download", add_arguments, run)
+COMMAND = Command(
+    "unlearn the embedded forget set: everything in three minutes, nothing to download", add_arguments, run
+)
