@@ -48,7 +48,7 @@ def _print_plan(plan: Plan, duration: Duration | None) -> None:
     trained = plan.forget_tokens + plan.retain_tokens
     lines = [
         ("stages", ", ".join(plan.stages)),
-        ("epochs", f"{plan.max_epochs:,} at most, {plan.steps_per_epoch:,} steps each"),
+        ("epochs", f"{plan.max_epochs:,} at most, steps in each: {plan.steps_per_epoch:,}"),
         ("trained in an epoch", f"{trained:,} tokens at most, {plan.retain_tokens:,} of them retain tokens"),
         ("scored after it", f"{plan.scored_tokens:,} tokens, {plan.validation_tokens:,} of the validation set"),
         ("scored before and after", f"{plan.measured_tokens:,} tokens for each of base, {', '.join(plan.forms)}"),
