@@ -76,8 +76,8 @@ def plan(run: Recipe, permissions: Permissions = Permissions()) -> Plan:
     tokens = {name: scoring.predicted_tokens(sequences) for name, sequences in sets.given().items()}
     stages = methods.stages(run.method)
     rows = len(sets.forget)
-    steps = math.ceil(rows / min(run.training.sequences_per_step or rows, rows))
     ascends = any(term.rows == "forget" for stage in stages for term in stage.terms)
+    steps = math.ceil(rows / min(run.training.sequences_per_step or rows, rows)) if ascends else 1
     drawn = 0
     if sets.validation is not None:
         lengths = np.array(tokens["validation"])

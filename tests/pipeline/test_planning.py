@@ -57,6 +57,12 @@ def test_the_plan_of_a_search_and_of_two_stages(run, memorizers):
     assert one.trials == (2 * learning_rate_search.STEPS, len(learning_rate_search.GRID) * learning_rate_search.STEPS)
 
 
+def test_a_method_without_a_forget_term_takes_one_step(run):
+    planned = planning.plan(recipe.from_mapping(run | {"method": {"name": "control", "retain_sequences": 2}}))
+    assert planned.steps_per_epoch == 1 and planned.forget_tokens == 0
+    assert planned.retain_tokens == 2 * (29 + 19 + 24) / 3
+
+
 def test_without_sets_that_are_not_given(run):
     run["data"] = {"forget": run["data"]["forget"]}
     planned = planning.plan(recipe.from_mapping(run | {"method": {"name": "ga"}}))
