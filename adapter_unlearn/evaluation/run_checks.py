@@ -118,6 +118,8 @@ def check_tables(summary: Summary, sequences: pd.DataFrame, holdout: pd.DataFram
     for table, columns in ((sequences, _SCORES), (holdout, _SCORES), (membership, ("auc", "auc_low", "auc_high"))):
         if not len(table):
             continue
+        if not all(dtype.kind in "biuf" for dtype in table[list(columns)].dtypes):  # dates would convert to numbers
+            raise ValueError("a column of numbers")
         values = table[list(columns)].to_numpy(dtype=float)
         if not bool((np.isnan(values) | (np.abs(values) <= LARGEST)).all()):
             raise ValueError("a number")

@@ -146,6 +146,7 @@ TAMPERED = {
     "fewer rows": table(lambda rows: rows.iloc[:-2]),
     "text": table(lambda rows: rows.assign(loss="a lot")),
     "lists": table(lambda rows: rows.assign(id=[[1]] * len(rows))),
+    "dates": table(lambda rows: rows.assign(extractable_any_prefix=pd.to_datetime(rows["loss"] * 0))),
     "huge column": table(lambda rows: rows.assign(loss=1e308)),
     "membership": table(lambda rows: rows.drop(columns="auc_low"), "membership.parquet"),
     "holdout": table(lambda rows: rows.drop(columns="form"), "holdout.parquet"),
