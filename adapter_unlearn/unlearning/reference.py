@@ -63,10 +63,10 @@ class Reference:
         """
         states = {row: self.cache[row] for row in rows if row in self.cache}
         if missing := [row for row in rows if row not in states]:
-            chosen = sequences.select(missing)
+            chosen = sequences[missing]
             with as_reference(model, self.frozen):
                 features, _, _ = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
-            states |= zip(missing, features.cpu().split(scoring.predicted_tokens(chosen)))
+            states |= zip(missing, features.cpu().split(scoring.predicted_tokens(sequences, missing)))
         cached = len(self.cache)
         for row in missing:
             if states[row].nbytes <= self.free:

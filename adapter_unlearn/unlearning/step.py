@@ -107,7 +107,7 @@ def _sums(
 
     The gradients are added to the trainable parameters, unless gradients are disabled.
     """
-    lengths = [scoring.predicted_tokens(part.sequences.select(rows)) for part, rows in batches]
+    lengths = [scoring.predicted_tokens(part.sequences, rows) for part, rows in batches]
     most = max(1, *map(sum, lengths))  # divided by in float32, after the backward pass: before, float16 would underflow
     sums = []
     with progress.bar("step", sum(map(len, lengths)), "seq") as bar:
@@ -137,19 +137,19 @@ def backward(model: torch.nn.Module, part: Part, rows: Sequence[int], weight: fl
         rows: one batch of the set, each with at least one predicted token.
         weight: factor of the gradient, not of what is returned.
     """
-    row, sequences, reference = LOSSES[part.term.loss], part.sequences.select(rows), part.reference
+    row, columns, reference = LOSSES[part.term.loss], part.sequences[list(rows)], part.reference
     function = function_of(part.term.loss, part.term.options)
     distills = row.over == "tokens" and row.reference
     states = reference.hidden_states(model, part.sequences, rows) if distills else None
     # the transformer once: features has shape (tokens, hidden), labels (tokens,)
-    features, labels, head = predicted = scoring.hidden_states(model, sequences["input_ids"], sequences["scored_from"])
+    features, labels, head = predicted = scoring.hidden_states(model, columns["input_ids"], columns["scored_from"])
     chunks = scoring.chunks(features, scoring.vocabulary_of(model))
     measure = functools.partial(per_token, predicted=predicted, chunks=chunks)
     inputs = part.state.for_rows(rows, measure)
     total = 0.0
     if row.over == "sequences":
         log_p = [reference.log_p[rows]] if row.reference and reference.log_p is not None else []
-        total, slopes = _slopes(function, measure(nll), scoring.predicted_tokens(sequences), log_p)
+        total, slopes = _slopes(function, measure(nll), scoring.predicted_tokens(part.sequences, rows), log_p)
     gradients = []
     for chunk in chunks:
         leaf = features[chunk].detach().requires_grad_()

@@ -179,11 +179,11 @@ def holdout_values(
     with as_reference(model, frozen), progress.bar("measure holdout values", len(sequences), "seq") as bar:
         indices = list(range(len(sequences)))
         for batch in scoring.batches(sequences, indices, scoring.rows_per_forward(model, batch_size)):
-            chosen = sequences.select(batch)
+            chosen = sequences[batch]
             predicted = scoring.hidden_states(model, chosen["input_ids"], chosen["scored_from"])
             chunks = scoring.chunks(predicted[0], scoring.vocabulary_of(model))
             tokens = per_token(values_of, predicted, chunks).cpu().numpy()
-            values |= zip(batch, np.split(tokens, np.cumsum(scoring.predicted_tokens(chosen))[:-1]))
+            values |= zip(batch, np.split(tokens, np.cumsum(scoring.predicted_tokens(sequences, batch))[:-1]))
             bar.update(len(batch))
     return [values[index] for index in indices]
 
