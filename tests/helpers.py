@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,10 @@ CONFIGS = {
         eos_token_id=None,
     ),
 }
+
+
+PATH = (Path(__file__).parent, Path(__file__).parents[1])
+"""Where a process of its own finds the helpers and the package."""
 
 
 def random_rows(seed: int, lengths=LENGTHS) -> list[list[int]]:
@@ -136,17 +141,20 @@ def draw_no_figures(monkeypatch) -> None:
     monkeypatch.setattr(figures, "pictures", lambda results: [])
 
 
-def launch(script: Path, *words: str, processes: int) -> str:
-    """Run a script under accelerate with that many CPU processes; return what it printed."""
+def launch(script: Path, *words: str, processes: int, path: Sequence[Path] = PATH, cwd: Path | None = None) -> str:
+    """Run a script under accelerate with that many CPU processes; return what it printed.
+
+    `path` is where it finds modules first, `cwd` its working directory.
+    """
     several = ["--multi_gpu"] if processes > 1 else []  # --cpu would silently run one process
     command = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    path = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path)
+    environment["PYTHONPATH"] = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [*command, str(script), *words], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
+        [*command, str(script), *words],
+        capture_output=True, text=True, env=environment, cwd=cwd, timeout=300, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 

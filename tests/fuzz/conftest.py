@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import random
 
 import pytest
 from fuzz.harness import Fuzzer
-
-from adapter_unlearn.recipe import parsing
 
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["few", "many"])
@@ -17,7 +14,6 @@ def fuzzer(request, tmp_path, monkeypatch) -> Fuzzer:
     for variable in ("HOME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(parsing, "_parser", functools.cache(parsing._parser))  # half of the time for a recipe
     known = request.config.getoption("--hypothesis-seed", None)
     number = random.SystemRandom().randrange(2**32) if known is None else int(known)
     return Fuzzer(tmp_path, number if request.param else None)

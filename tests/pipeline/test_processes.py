@@ -15,7 +15,6 @@ from helpers import TRIAL_STEPS, draw_no_figures, launch, random_rows, tiny_run,
 from safetensors.torch import load_file
 
 from adapter_unlearn import recipe, unlearn
-from adapter_unlearn.recipe import shipped
 from adapter_unlearn.unlearning import learning_rate_search
 
 
@@ -151,10 +150,3 @@ def test_two_processes_write_the_same_scores(model, two):
     pd.testing.assert_frame_equal(written, frame, rtol=1e-5, atol=1e-6)
     assert {path.name for path in (folder / "scores").iterdir()} == {"scores.json", "sequences.parquet"}
     assert not list(folder.glob("*full*")), "what failed left nothing"
-
-
-def test_one_process_under_accelerate(model, tmp_path):
-    run = recipe.from_mapping(sga(model, tmp_path, "run", max_epochs=2))
-    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(run))
-    launch(shipped.folder() / "unlearn.py", "--config", str(tmp_path / "recipe.yaml"), processes=1)
-    assert manifest(tmp_path / "run")["cost"]["processes"] == 1

@@ -47,9 +47,14 @@ def test_equals_the_naive_definition(memorizers, sequences, architecture, quanti
     assert "zlib: " in frame["note"][0]
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
 @pytest.mark.parametrize(
-    "forget, unseen", [(range(0, 32, 6), 2), pytest.param(range(32), 16, marks=pytest.mark.slow)], ids=["some", "all"]
+    "forget, unseen, quantization",
+    [
+        (range(0, 32, 6), 2, "none"),
+        pytest.param(range(32), 16, "none", marks=pytest.mark.slow),
+        pytest.param(range(32), 16, "nf4", marks=pytest.mark.slow),
+    ],
+    ids=["some", "all", "all-nf4"],
 )
 def test_the_embedded_default_equals_the_naive_definition(forget, unseen, quantization):
     """Real text, read 12 to 192 times, by the shipped model and tokenizer; beside records that it never read."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -426,47 +424,6 @@ def test_nothing_is_half_written_or_lost(plain, tmp_path, monkeypatch):
     assert sorted(x.name for x in run.iterdir()) == sorted(
         ["adapter_config.json", "adapter_model.safetensors", "arithmetic.json"]
     )
-
-
-ELSEWHERE = """
-import sys
-sys.modules["adapter_unlearn"] = None
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-for folder in sys.argv[2:]:
-    base = AutoModelForCausalLM.from_pretrained(sys.argv[1], attn_implementation="eager")
-    model = PeftModel.from_pretrained(base, folder).eval()
-    torch.save(model(input_ids=torch.arange(40).reshape(2, 20)).logits.detach(), f"{folder}/logits.pt")
-"""
-
-
-def test_results_load_in_a_process_without_this_package(tmp_path):
-    base = base_of("llama")
-    base.save_pretrained(tmp_path / "base")
-    options = {"target_modules": TARGETS["llama"], "rank_pattern": {"q_proj": 6}, "use_rslora": True}
-    first, second = save_adapter(tmp_path / "a", **options), save_adapter(tmp_path / "b", seed=1)
-    results = [
-        negate(first, tmp_path / "negated"),
-        combine([first, second], [1.0, -2.0], tmp_path / "combined"),
-        compress(first, tmp_path / "compressed", rank=2),
-    ]
-    command = [
-        sys.executable,
-        "-W",
-        "error::UserWarning",
-        "-W",
-        "error::RuntimeWarning",
-        "-c",
-        ELSEWHERE,
-        str(tmp_path / "base"),
-        *map(str, results),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for result in results:
-        here = PeftModel.from_pretrained(base_of("llama"), str(result))
-        torch.testing.assert_close(torch.load(result / "logits.pt"), logits(here), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["same folder", "copy"])

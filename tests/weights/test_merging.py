@@ -233,36 +233,11 @@ def test_places_and_flags_are_checked_first(llama, tmp_path):
 
 # --- in other processes ---
 
-ELSEWHERE = """
-import sys
-sys.modules["adapter_unlearn"] = None
-import torch
-from transformers import AutoModelForCausalLM, MixtralConfig, conversion_mapping, core_model_loading
-for folder in sys.argv[1:]:
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    torch.save(model(input_ids=torch.arange(60).reshape(2, 30)).logits.detach().float(), f"{folder}/logits.pt")
-"""
-
 
 def run(script, *words, **options):
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, timeout=600, **options
     )
-
-
-def test_results_load_in_a_process_without_this_package(bases, tmp_path):
-    base = bases("gpt2")
-    adapter = save_adapter(tmp_path / "a", base, [*TARGETS["gpt2"], "wte"])  # which unties
-    kinds = ["none", "nf4", "int8"]
-    results = [merge(base, adapter, tmp_path / kind, kind, shard_bytes=50_000) for kind in kinds]
-    done = run(ELSEWHERE, *results, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for kind, result in zip(kinds, results):
-        assert len([*result.glob("*.safetensors")]) > 1
-        torch.testing.assert_close(torch.load(result / "logits.pt"), merged_logits(result, kind), atol=1e-4, rtol=0)
 
 
 KILLED = """

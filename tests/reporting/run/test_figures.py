@@ -35,8 +35,9 @@ def names_of(**parts):
     return [picture.name for picture in figures.pictures(results_of(**parts))]
 
 
-@pytest.mark.parametrize("names", [("base",), ("base", "stacked"), EVERY_FORM], ids=len)
-@pytest.mark.parametrize("holdout", [HOLDOUT, NO_HOLDOUT], ids=["holdout", "no holdout"])
+@pytest.mark.parametrize(
+    ("names", "holdout"), [(("base",), NO_HOLDOUT), (("base", "stacked"), HOLDOUT), (EVERY_FORM, NO_HOLDOUT)]
+)
 def test_every_figure_has_labelled_axes_and_renders(names, holdout):
     pictures = figures.pictures(
         results_of(
