@@ -99,7 +99,8 @@ def test_logits_exist_a_chunk_at_a_time(memorizers, sequences, monkeypatch):
     sizes = []
     head = model.get_output_embeddings()
     handle = head.register_forward_hook(lambda _, __, out: sizes.append(out.numel()))
-    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 5 * 128)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_TOKENS", 5)
     pd.testing.assert_frame_equal(score(model, sequences, ["forward"]), whole, rtol=1e-4)
     handle.remove()
     assert max(sizes) <= 5 * 128

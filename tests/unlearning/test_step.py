@@ -42,7 +42,8 @@ def naive_gradients(model, rows, coefficient):
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
 def test_the_gradient_is_that_of_the_definition(adapted, term, monkeypatch, architecture, quantization, checkpointing):
-    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 7 * 128)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_TOKENS", 7)
     model = adapted(quantization, architecture, std=0.02)
     rows = random_rows(0)[:5]
     expected = naive_gradients(model, rows, -1.0)
@@ -200,7 +201,8 @@ def test_a_step_follows_the_gradient_of_the_definition(
     checkpointing,
 ):
     """Whatever the chunks and batches; the reference is a second model that was loaded for this test alone."""
-    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 7 * 128)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_TOKENS", 7)
     model = adapted(quantization, architecture)
     base = load_base(str(memorizers(architecture)), quantization, "float32")
     rows = random_rows(0)[:5]
@@ -329,7 +331,8 @@ def test_logits_exist_a_chunk_at_a_time(adapted, term, some_targets, monkeypatch
     )
     forward.splits(model)
     sizes.clear()
-    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 5 * 128)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_TOKENS", 5)
     rows = random_rows(0)[:4]
     state = state_of(name, some_targets([len(row) - 1 for row in rows]))
     backward(model, Part(term(name), as_sequences(rows), Reference([], np.zeros(4)), state), range(4), 1.0)

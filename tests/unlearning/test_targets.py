@@ -174,7 +174,8 @@ def test_a_sequence_like_its_match_is_left_as_it_is(logits, seed):
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_holdout_values_are_those_of_the_model_s_own_logits(adapted, monkeypatch, quantization):
     """Without the adapter, whatever the batch and chunks; a row that is all prompt has none."""
-    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 7 * 128)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("adapter_unlearn.scoring.forward.CPU_CHUNK_TOKENS", 7)
     model = adapted(quantization)
     rows, prompts = random_rows(0)[:5], [1, 32, 7, 27, 1]
     columns = {"id": list("abcde"), "document": list("abcde"), "input_ids": rows}
