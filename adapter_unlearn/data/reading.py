@@ -141,6 +141,8 @@ def _read_files(paths: list[Path]) -> list[Table]:
             )
         if kind not in _READERS or not path.is_file():
             raise InputError(f"{path}: a folder, a device, or an unknown file type; give one of {', '.join(_READERS)}")
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: has more than {MAX_BYTES >> 30} GiB; give fewer rows")
         if (kind == ".npy") != (kinds[paths[0]] == ".npy"):
             raise InputError(f"{path}: .npy files can't be combined with other files; load them separately")
     return [_read_npy(paths)] if kinds[paths[0]] == ".npy" else [_READERS[kinds[path]](path) for path in paths]

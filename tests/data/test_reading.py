@@ -458,3 +458,12 @@ def test_nothing_is_left_on_disk(tmp_path):
     assert unreadable.startswith(f"{broken}: ") and "Zaphod" not in unreadable
     left = [path for place in (home, temporary) for path in place.rglob("*") if path.is_file()]
     assert left == []
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "txt", "parquet", "npy"])
+def test_a_file_beyond_the_limit_is_not_read(tmp_path, kind):
+    path = tmp_path / f"rows.{kind}"
+    with path.open("wb") as file:
+        file.truncate(2**31 + 1)  # takes no place on the disk
+    with pytest.raises(InputError, match=r"rows\.\w+: has more than 2 GiB"):
+        load_sequences(path)
