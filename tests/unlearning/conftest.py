@@ -19,8 +19,14 @@ from adapter_unlearn.unlearning.selection import at_least
 from adapter_unlearn.unlearning.targets import Duals, MatchedTargets
 
 
+@pytest.fixture(scope="session")
+def base_scores():
+    """Quantization -> the scores of the forget set and of the never-seen rows under the base; a fresh adapter is 0."""
+    return {}
+
+
 @pytest.fixture
-def problem(memorizers):
+def problem(memorizers, base_scores):
     """Build a model with a fresh adapter, and the task of making it forget what it memorized."""
 
     def build(quantization="none", validation=True, holdout=True, alpha=8, **adapter):
@@ -28,15 +34,18 @@ def problem(memorizers):
         torch.manual_seed(0)
         model = models.attach(load_base(str(folder), quantization, "float32"), Adapter(r=4, alpha=alpha, **adapter))
         forget, unseen = as_sequences(random_rows(0)), as_sequences(random_rows(7))
+        if quantization not in base_scores:
+            base_scores[quantization] = score(model, forget), score(model, unseen)
+        before, unseen_scores = (frame.copy() for frame in base_scores[quantization])
         task = records.Task(
             forget=forget,
-            before=score(model, forget),
+            before=before,
             criteria=Criteria(PAPER),
             retain=unseen,
             validation=unseen if validation else None,
-            validation_perplexity=scoring.perplexity(score(model, unseen), unseen) if validation else None,
+            validation_perplexity=scoring.perplexity(unseen_scores, unseen) if validation else None,
             holdout=unseen if holdout else None,
-            holdout_scores=score(model, unseen) if holdout else None,
+            holdout_scores=unseen_scores if holdout else None,
         )
         return model, task
 

@@ -28,13 +28,13 @@ def run(context, stage):
     return train
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("quantization", "name", "options"),
     [
-        pytest.param("sga", {"threshold": 0.5}, id="sga"),
-        pytest.param("ga", {}, id="ga"),
-        pytest.param("sga", {"threshold": 0.5, "retain_weight": 1.0}, id="sga-retain"),
+        pytest.param("none", "sga", {"threshold": 0.5}, id="sga"),
+        pytest.param("nf4", "ga", {}, id="ga-nf4"),
+        pytest.param("nf4", "sga", {"threshold": 0.5, "retain_weight": 1.0}, id="sga-retain-nf4"),
+        pytest.param("int8", "sga", {"threshold": 0.5, "retain_weight": 1.0}, id="sga-retain-int8"),
     ],
 )
 def test_ascent_forgets_and_trains_every_tensor(problem, run, stage, quantization, name, options):
