@@ -97,7 +97,8 @@ def from_mapping(values: Mapping[str, Any]) -> Recipe:
 
 @functools.cache  # building it takes half of the time of a recipe; parsing leaves it as it is
 def _parser() -> jsonargparse.ArgumentParser:
-    parser = jsonargparse.ArgumentParser(prog="recipe", exit_on_error=False)
+    # without --print_config, which a failed parse would leave in the parser
+    parser = jsonargparse.ArgumentParser(prog="recipe", exit_on_error=False, print_config=None)
     add_recipe_arguments(parser)
     return parser
 

@@ -29,11 +29,11 @@ CHUNK_ELEMENTS = 2**25
 """Number of logits computed at once on an accelerator: 128 MiB in float32."""
 
 CPU_CHUNK_ELEMENTS = 2**21
-"""On a CPU: 8 MiB in float32. The C library returns larger blocks to the system at once, and every use of a new one
+"""On a CPU: 8 MiB in float32. The C library returns blocks of 32 MiB to the system at once, and every use of a new one
 costs page faults, which took as long as the arithmetic."""
 
-CPU_CHUNK_TOKENS = 32
-"""On a CPU, for vocabularies beyond 65,536, at least: a chunk reads the whole output layer, 671 MB in Gemma 3 270M."""
+CPU_CHUNK_TOKENS = 24
+"""On a CPU, at least: a chunk reads the whole output layer, 671 MB in Gemma 3 270M. There it is a block of 24 MiB."""
 
 DEFAULT_SAMPLING = Sampling()
 
@@ -111,25 +111,22 @@ def _reference_nll(model: torch.nn.Module, rows: Sequence[Sequence[int]], nll: n
 
 def predicted_tokens(sequences: Dataset, rows: Sequence[int] | None = None) -> list[int]:
     """The number of predicted tokens that count, for each sequence, or for some rows."""
-    return [
-        max(len(tokens) - start, 0)
-        for columns in _parts(sequences, range(len(sequences)) if rows is None else rows)
-        for tokens, start in zip(columns["input_ids"], columns["scored_from"])
-    ]
+    if rows is not None:
+        columns = sequences[list(rows)]
+        return [max(len(ids) - start, 0) for ids, start in zip(columns["input_ids"], columns["scored_from"])]
+    batches = sequences.select_columns("input_ids").with_format("arrow").iter(batch_size=1000)
+    lengths = [batch["input_ids"].combine_chunks().value_lengths().to_numpy() for batch in batches]  # no Python lists
+    starts = np.array(sequences["scored_from"], dtype=int)
+    return np.maximum(np.concatenate([np.zeros(0, dtype=int), *lengths]) - starts, 0).tolist()
 
 
 def batches(sequences: Dataset, indices: Sequence[int], batch_size: int) -> list[list[int]]:
     """Split indices into batches of similar length, longest first: little padding, and the memory peak comes first."""
     rows = np.asarray(indices, dtype=int)
-    lengths = [len(tokens) for columns in _parts(sequences, indices) for tokens in columns["input_ids"]]
+    parts = (sequences[rows[start : start + 1000].tolist()] for start in range(0, len(rows), 1000))  # select is slow
+    lengths = [len(tokens) for part in parts for tokens in part["input_ids"]]
     order = rows[np.lexsort((rows, -np.array(lengths, dtype=int)))].tolist()
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def _parts(sequences: Dataset, rows: Sequence[int]) -> Iterator[dict[str, list[Any]]]:
-    """The columns of the rows, in parts of limited memory. Indexing is fast; Dataset.select takes milliseconds."""
-    for start in range(0, len(rows), 1000):
-        yield sequences[list(rows[start : start + 1000])]
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

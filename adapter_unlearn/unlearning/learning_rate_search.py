@@ -34,8 +34,9 @@ GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 STEPS = 5
 """Steps taken at each rate."""
 
-ROWS = 4
-"""Rows of each set in such a step, at most."""
+ROWS = 8
+"""Rows of each set in such a step, at most. Steps on fewer retain rows cost more on the others than a run's steps do,
+which favours small rates."""
 
 JUDGED = 8
 """Rows of each set on which the objective is computed, at most."""

@@ -12,11 +12,12 @@ from helpers import launch
 ROOT = Path(__file__).parents[2]
 
 USE = """
-import runpy, sys
+import os, runpy, sys
 import adapter_unlearn
 from adapter_unlearn import cli
 from adapter_unlearn.recipe import shipped
 installed = sys.argv[1]
+assert "ACCELERATE_MIXED_PRECISION" in os.environ, "not under accelerate launch"
 assert adapter_unlearn.__file__.startswith(installed), adapter_unlearn.__file__
 assert str(shipped.folder()).startswith(installed)
 assert "tiny-cpu" in shipped.names("models")

@@ -124,3 +124,15 @@ def test_a_recipe_without_data_or_file(write, tmp_path):
 def test_a_value_that_yaml_cannot_hold_is_refused():
     with pytest.raises(RecipeError):
         recipe.from_mapping({"model": {"name": object()}, "data": {"forget": "f"}, "method": {"name": "sga"}})
+
+
+def test_a_flag_that_fails_leaves_nothing_for_the_next_recipe(write):
+    path = write(SGA)
+    before = load_recipe(path)
+    for flags in (["--print_config"], ["--training.max_epochs", "x"], ["--training.max_epochs", "7"]):
+        try:
+            changed = load_recipe(path, flags)
+        except RecipeError:
+            continue
+        assert changed.training.max_epochs == 7
+    assert load_recipe(path) == before

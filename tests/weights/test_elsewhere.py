@@ -33,11 +33,12 @@ for folder in folders:
 def test_results_load_in_a_process_without_this_package(bases, tmp_path):
     """One process for all: its imports take most of the time."""
     llama, gpt2 = bases("llama"), bases("gpt2")
-    one, two, _ = three(tmp_path, llama, TARGETS["llama"][:3])  # ranks by pattern, rsLoRA
+    one, two, _ = three(tmp_path, llama, [*TARGETS["llama"], "lm_head"])  # the second: a rank by pattern, rsLoRA
     adapters = [
-        negate(two, tmp_path / "negated_adapter"),
+        negate(one, tmp_path / "negated_adapter"),
+        negate(two, tmp_path / "scaled_adapter", 2.0),
         combine([one, two], [1.0, -2.0], tmp_path / "combined_adapter"),
-        compress(two, tmp_path / "compressed_adapter", rank=2),
+        compress(one, tmp_path / "compressed_adapter", rank=2),
     ]
     untying = save_adapter(tmp_path / "gpt2", gpt2, [*TARGETS["gpt2"], "wte"])
     kinds = ["none", "nf4", "int8"]

@@ -36,7 +36,7 @@ def names_of(**parts):
 
 
 @pytest.mark.parametrize(
-    ("names", "holdout"), [(("base",), NO_HOLDOUT), (("base", "stacked"), HOLDOUT), (EVERY_FORM, NO_HOLDOUT)]
+    ("names", "holdout"), [(("base",), NO_HOLDOUT), (("base", "stacked"), NO_HOLDOUT), (EVERY_FORM, HOLDOUT)]
 )
 def test_every_figure_has_labelled_axes_and_renders(names, holdout):
     pictures = figures.pictures(
